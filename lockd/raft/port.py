@@ -137,7 +137,9 @@ class Engine(Protocol):
         """Stop cleanly: outstanding proposals are abandoned, files are closed. Idempotent."""
 
     def propose(self, data: bytes) -> int:
-        """Append `data` to the log and return its ticket. Raises NotLeaderError, OverloadedError or StorageFailedError: nothing was appended then.
+        """Append `data` to the log and return its ticket.
+
+        Raises NotLeaderError, OverloadedError or StorageFailedError: nothing was appended then.
 
         The outcome arrives through the state machine: `apply` with the ticket, or `abandoned`.
         """
