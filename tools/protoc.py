@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import grpc_tools
+from google.rpc import status_pb2
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +36,8 @@ def generate(out: Path) -> list[Path]:
 
 
 def _googleapis() -> Path:
-    import google.rpc.status_pb2 as status  # noqa: PLC0415
-
-    return Path(str(status.__file__)).parent.parent.parent
+    """The directory in which googleapis-common-protos installs its .proto files."""
+    return Path(status_pb2.__file__).parent.parent.parent
 
 
 def main() -> None:
