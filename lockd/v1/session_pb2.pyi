@@ -253,6 +253,9 @@ class StreamCommand(_message.Message):
     GET_ROW_FIELD_NUMBER: _builtins.int
     LOOKUP_ACCOUNTS_FIELD_NUMBER: _builtins.int
     LOOKUP_TRANSFERS_FIELD_NUMBER: _builtins.int
+    OPEN_SESSION_FIELD_NUMBER: _builtins.int
+    FORCE_RELEASE_FIELD_NUMBER: _builtins.int
+    COMPACT_ROWS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Increasing from 1 inside the session; a retry after a reconnect carries the same number."""
     @_builtins.property
@@ -281,6 +284,14 @@ class StreamCommand(_message.Message):
     def lookup_accounts(self) -> _ledger_pb2.LookupAccountsRequest: ...
     @_builtins.property
     def lookup_transfers(self) -> _ledger_pb2.LookupTransfersRequest: ...
+    @_builtins.property
+    def open_session(self) -> Global___OpenSessionRequest:
+        """These three need no session."""
+
+    @_builtins.property
+    def force_release(self) -> _lock_pb2.ForceReleaseRequest: ...
+    @_builtins.property
+    def compact_rows(self) -> _row_pb2.CompactRowsRequest: ...
     def __init__(
         self,
         *,
@@ -297,12 +308,15 @@ class StreamCommand(_message.Message):
         get_row: _row_pb2.GetRowRequest | None = ...,
         lookup_accounts: _ledger_pb2.LookupAccountsRequest | None = ...,
         lookup_transfers: _ledger_pb2.LookupTransfersRequest | None = ...,
+        open_session: Global___OpenSessionRequest | None = ...,
+        force_release: _lock_pb2.ForceReleaseRequest | None = ...,
+        compact_rows: _row_pb2.CompactRowsRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "command", b"command", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "release", b"release", "transact", b"transact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "command", b"command", "compact_rows", b"compact_rows", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "force_release", b"force_release", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "open_session", b"open_session", "release", b"release", "transact", b"transact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "command", b"command", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "release", b"release", "request_id", b"request_id", "transact", b"transact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "command", b"command", "compact_rows", b"compact_rows", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "force_release", b"force_release", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "open_session", b"open_session", "release", b"release", "request_id", b"request_id", "transact", b"transact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["keep_alive", "close_session", "acquire", "convert", "cancel_acquire", "release", "transact", "create_accounts", "create_transfers", "get_row", "lookup_accounts", "lookup_transfers"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["keep_alive", "close_session", "acquire", "convert", "cancel_acquire", "release", "transact", "create_accounts", "create_transfers", "get_row", "lookup_accounts", "lookup_transfers", "open_session", "force_release", "compact_rows"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -353,6 +367,9 @@ class StreamReply(_message.Message):
     GET_ROW_FIELD_NUMBER: _builtins.int
     LOOKUP_ACCOUNTS_FIELD_NUMBER: _builtins.int
     LOOKUP_TRANSFERS_FIELD_NUMBER: _builtins.int
+    OPEN_SESSION_FIELD_NUMBER: _builtins.int
+    FORCE_RELEASE_FIELD_NUMBER: _builtins.int
+    COMPACT_ROWS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -382,6 +399,12 @@ class StreamReply(_message.Message):
     def lookup_accounts(self) -> _ledger_pb2.LookupAccountsResponse: ...
     @_builtins.property
     def lookup_transfers(self) -> _ledger_pb2.LookupTransfersResponse: ...
+    @_builtins.property
+    def open_session(self) -> Global___OpenSessionResponse: ...
+    @_builtins.property
+    def force_release(self) -> _lock_pb2.ForceReleaseResponse: ...
+    @_builtins.property
+    def compact_rows(self) -> _row_pb2.CompactRowsResponse: ...
     def __init__(
         self,
         *,
@@ -399,12 +422,15 @@ class StreamReply(_message.Message):
         get_row: _row_pb2.GetRowResponse | None = ...,
         lookup_accounts: _ledger_pb2.LookupAccountsResponse | None = ...,
         lookup_transfers: _ledger_pb2.LookupTransfersResponse | None = ...,
+        open_session: Global___OpenSessionResponse | None = ...,
+        force_release: _lock_pb2.ForceReleaseResponse | None = ...,
+        compact_rows: _row_pb2.CompactRowsResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "error", b"error", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "release", b"release", "result", b"result", "transact", b"transact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "compact_rows", b"compact_rows", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "error", b"error", "force_release", b"force_release", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "open_session", b"open_session", "release", b"release", "result", b"result", "transact", b"transact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "error", b"error", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "release", b"release", "request_id", b"request_id", "result", b"result", "transact", b"transact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel_acquire", b"cancel_acquire", "close_session", b"close_session", "compact_rows", b"compact_rows", "convert", b"convert", "create_accounts", b"create_accounts", "create_transfers", b"create_transfers", "error", b"error", "force_release", b"force_release", "get_row", b"get_row", "keep_alive", b"keep_alive", "lookup_accounts", b"lookup_accounts", "lookup_transfers", b"lookup_transfers", "open_session", b"open_session", "release", b"release", "request_id", b"request_id", "result", b"result", "transact", b"transact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "keep_alive", "close_session", "acquire", "convert", "cancel_acquire", "release", "transact", "create_accounts", "create_transfers", "get_row", "lookup_accounts", "lookup_transfers"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "keep_alive", "close_session", "acquire", "convert", "cancel_acquire", "release", "transact", "create_accounts", "create_transfers", "get_row", "lookup_accounts", "lookup_transfers", "open_session", "force_release", "compact_rows"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
