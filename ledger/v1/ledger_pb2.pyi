@@ -482,6 +482,7 @@ class CreateTransfersRequest(_message.Message):
     TRANSFERS_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     GUARDS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     packed: _builtins.bytes
     """Instead of transfers: 128-byte little-endian records, back to back."""
     @_builtins.property
@@ -490,6 +491,10 @@ class CreateTransfersRequest(_message.Message):
     def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transfer]: ...
     @_builtins.property
     def guards(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Guard]: ...
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """With packed: empty, or one item for each record (empty items allowed)."""
+
     def __init__(
         self,
         *,
@@ -497,10 +502,11 @@ class CreateTransfersRequest(_message.Message):
         transfers: _abc.Iterable[Global___Transfer] | None = ...,
         packed: _builtins.bytes = ...,
         guards: _abc.Iterable[_common_pb2.Guard] | None = ...,
+        metadata: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "guards", b"guards", "packed", b"packed", "transfers", b"transfers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "guards", b"guards", "metadata", b"metadata", "packed", b"packed", "transfers", b"transfers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from lockd.v1 import common_pb2 as lockd_dot_v1_dot_common__pb2
 from lockd.v1 import lock_pb2 as lockd_dot_v1_dot_lock__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12lockd/v1/row.proto\x12\x08lockd.v1\x1a\x16ledger/v1/ledger.proto\x1a\x15lockd/v1/common.proto\x1a\x13lockd/v1/lock.proto\"\x8b\x01\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\x0f\x63reate_revision\x18\x04 \x01(\x04\x12\x14\n\x0cmod_revision\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\x12\n\nsession_id\x18\x07 \x01(\x04\"\xa6\x03\n\x07\x43ompare\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05\x66ield\x18\x02 \x01(\x0e\x32\x17.lockd.v1.Compare.Field\x12,\n\x08operator\x18\x03 \x01(\x0e\x32\x1a.lockd.v1.Compare.Operator\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\r\n\x05value\x18\x05 \x01(\x0c\"\x9d\x01\n\x05\x46ield\x12\x15\n\x11\x46IELD_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46IELD_VALUE\x10\x01\x12\x19\n\x15\x46IELD_CREATE_REVISION\x10\x02\x12\x16\n\x12\x46IELD_MOD_REVISION\x10\x03\x12\x11\n\rFIELD_VERSION\x10\x04\x12\x10\n\x0c\x46IELD_EXISTS\x10\x05\x12\x14\n\x10\x46IELD_HELD_TOKEN\x10\x06\"y\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPERATOR_EQUAL\x10\x01\x12\x16\n\x12OPERATOR_NOT_EQUAL\x10\x02\x12\x11\n\rOPERATOR_LESS\x10\x03\x12\x14\n\x10OPERATOR_GREATER\x10\x04\"M\n\x06PutRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x11\n\tephemeral\x18\x04 \x01(\x08\"\x18\n\tDeleteRow\x12\x0b\n\x03key\x18\x01 \x01(\t\")\n\x0b\x44\x65leteRange\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\t\"\x16\n\x07ReadRow\x12\x0b\n\x03key\x18\x01 \x01(\t\"G\n\rPostTransfers\x12&\n\ttransfers\x18\x01 \x03(\x0b\x32\x13.ledger.v1.Transfer\x12\x0e\n\x06packed\x18\x02 \x01(\x0c\",\n\tTakeLocks\x12\x1f\n\x06\x63laims\x18\x01 \x03(\x0b\x32\x0f.lockd.v1.Claim\".\n\x0cReleaseLocks\x12\x1e\n\x05holds\x18\x01 \x03(\x0b\x32\x0f.lockd.v1.Guard\"F\n\x0ePublishMessage\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\xe9\x02\n\tOperation\x12\x1f\n\x03put\x18\x01 \x01(\x0b\x32\x10.lockd.v1.PutRowH\x00\x12%\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x13.lockd.v1.DeleteRowH\x00\x12-\n\x0c\x64\x65lete_range\x18\x03 \x01(\x0b\x32\x15.lockd.v1.DeleteRangeH\x00\x12!\n\x04read\x18\x04 \x01(\x0b\x32\x11.lockd.v1.ReadRowH\x00\x12\x31\n\x0epost_transfers\x18\x05 \x01(\x0b\x32\x17.lockd.v1.PostTransfersH\x00\x12)\n\ntake_locks\x18\x06 \x01(\x0b\x32\x13.lockd.v1.TakeLocksH\x00\x12/\n\rrelease_locks\x18\x07 \x01(\x0b\x32\x16.lockd.v1.ReleaseLocksH\x00\x12+\n\x07publish\x18\x08 \x01(\x0b\x32\x18.lockd.v1.PublishMessageH\x00\x42\x06\n\x04kind\"\xce\x01\n\x0fTransactRequest\x12)\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x18.lockd.v1.RequestContext\x12\x1f\n\x06guards\x18\x02 \x03(\x0b\x32\x0f.lockd.v1.Guard\x12#\n\x08\x63ompares\x18\x03 \x03(\x0b\x32\x11.lockd.v1.Compare\x12$\n\x07success\x18\x04 \x03(\x0b\x32\x13.lockd.v1.Operation\x12$\n\x07\x66\x61ilure\x18\x05 \x03(\x0b\x32\x13.lockd.v1.Operation\"\x96\x02\n\x0fOperationResult\x12\x15\n\x0bput_version\x18\x01 \x01(\x04H\x00\x12\x11\n\x07\x64\x65leted\x18\x02 \x01(\x04H\x00\x12(\n\x04read\x18\x03 \x01(\x0b\x32\x18.lockd.v1.GetRowResponseH\x00\x12\x37\n\ttransfers\x18\x04 \x01(\x0b\x32\".ledger.v1.CreateTransfersResponseH\x00\x12*\n\x05locks\x18\x05 \x01(\x0b\x32\x19.lockd.v1.AcquireResponseH\x00\x12-\n\x08released\x18\x06 \x01(\x0b\x32\x19.lockd.v1.ReleaseResponseH\x00\x12\x13\n\tpublished\x18\x07 \x01(\x08H\x00\x42\x06\n\x04kind\"c\n\x10TransactResponse\x12\x11\n\tsucceeded\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12*\n\x07results\x18\x03 \x03(\x0b\x32\x19.lockd.v1.OperationResult\"]\n\rGetRowRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x15.lockd.v1.Consistency\x12\x13\n\x0b\x61t_revision\x18\x03 \x01(\x04\"K\n\x0eGetRowResponse\x12\x1f\n\x03row\x18\x01 \x01(\x0b\x32\r.lockd.v1.RowH\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x02 \x01(\x04\x42\x06\n\x04_row\"\xa5\x01\n\x0fListRowsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\t\x12\x0b\n\x03\x65nd\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12*\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x15.lockd.v1.Consistency\x12\x13\n\x0b\x61t_revision\x18\x07 \x01(\x04\"Z\n\x10ListRowsResponse\x12\x1b\n\x04rows\x18\x01 \x03(\x0b\x32\r.lockd.v1.Row\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"Q\n\x12\x43ompactRowsRequest\x12)\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x18.lockd.v1.RequestContext\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\'\n\x13\x43ompactRowsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\x9b\x02\n\nRowService\x12\x41\n\x08Transact\x12\x19.lockd.v1.TransactRequest\x1a\x1a.lockd.v1.TransactResponse\x12;\n\x06GetRow\x12\x17.lockd.v1.GetRowRequest\x1a\x18.lockd.v1.GetRowResponse\x12\x41\n\x08ListRows\x12\x19.lockd.v1.ListRowsRequest\x1a\x1a.lockd.v1.ListRowsResponse\x12J\n\x0b\x43ompactRows\x12\x1c.lockd.v1.CompactRowsRequest\x1a\x1d.lockd.v1.CompactRowsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12lockd/v1/row.proto\x12\x08lockd.v1\x1a\x16ledger/v1/ledger.proto\x1a\x15lockd/v1/common.proto\x1a\x13lockd/v1/lock.proto\"\x8b\x01\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\x0f\x63reate_revision\x18\x04 \x01(\x04\x12\x14\n\x0cmod_revision\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\x12\n\nsession_id\x18\x07 \x01(\x04\"\xa6\x03\n\x07\x43ompare\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05\x66ield\x18\x02 \x01(\x0e\x32\x17.lockd.v1.Compare.Field\x12,\n\x08operator\x18\x03 \x01(\x0e\x32\x1a.lockd.v1.Compare.Operator\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\r\n\x05value\x18\x05 \x01(\x0c\"\x9d\x01\n\x05\x46ield\x12\x15\n\x11\x46IELD_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46IELD_VALUE\x10\x01\x12\x19\n\x15\x46IELD_CREATE_REVISION\x10\x02\x12\x16\n\x12\x46IELD_MOD_REVISION\x10\x03\x12\x11\n\rFIELD_VERSION\x10\x04\x12\x10\n\x0c\x46IELD_EXISTS\x10\x05\x12\x14\n\x10\x46IELD_HELD_TOKEN\x10\x06\"y\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPERATOR_EQUAL\x10\x01\x12\x16\n\x12OPERATOR_NOT_EQUAL\x10\x02\x12\x11\n\rOPERATOR_LESS\x10\x03\x12\x14\n\x10OPERATOR_GREATER\x10\x04\"M\n\x06PutRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x11\n\tephemeral\x18\x04 \x01(\x08\"\x18\n\tDeleteRow\x12\x0b\n\x03key\x18\x01 \x01(\t\")\n\x0b\x44\x65leteRange\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\t\"\x16\n\x07ReadRow\x12\x0b\n\x03key\x18\x01 \x01(\t\"Y\n\rPostTransfers\x12&\n\ttransfers\x18\x01 \x03(\x0b\x32\x13.ledger.v1.Transfer\x12\x0e\n\x06packed\x18\x02 \x01(\x0c\x12\x10\n\x08metadata\x18\x03 \x03(\x0c\",\n\tTakeLocks\x12\x1f\n\x06\x63laims\x18\x01 \x03(\x0b\x32\x0f.lockd.v1.Claim\".\n\x0cReleaseLocks\x12\x1e\n\x05holds\x18\x01 \x03(\x0b\x32\x0f.lockd.v1.Guard\"F\n\x0ePublishMessage\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\xe9\x02\n\tOperation\x12\x1f\n\x03put\x18\x01 \x01(\x0b\x32\x10.lockd.v1.PutRowH\x00\x12%\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x13.lockd.v1.DeleteRowH\x00\x12-\n\x0c\x64\x65lete_range\x18\x03 \x01(\x0b\x32\x15.lockd.v1.DeleteRangeH\x00\x12!\n\x04read\x18\x04 \x01(\x0b\x32\x11.lockd.v1.ReadRowH\x00\x12\x31\n\x0epost_transfers\x18\x05 \x01(\x0b\x32\x17.lockd.v1.PostTransfersH\x00\x12)\n\ntake_locks\x18\x06 \x01(\x0b\x32\x13.lockd.v1.TakeLocksH\x00\x12/\n\rrelease_locks\x18\x07 \x01(\x0b\x32\x16.lockd.v1.ReleaseLocksH\x00\x12+\n\x07publish\x18\x08 \x01(\x0b\x32\x18.lockd.v1.PublishMessageH\x00\x42\x06\n\x04kind\"\xce\x01\n\x0fTransactRequest\x12)\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x18.lockd.v1.RequestContext\x12\x1f\n\x06guards\x18\x02 \x03(\x0b\x32\x0f.lockd.v1.Guard\x12#\n\x08\x63ompares\x18\x03 \x03(\x0b\x32\x11.lockd.v1.Compare\x12$\n\x07success\x18\x04 \x03(\x0b\x32\x13.lockd.v1.Operation\x12$\n\x07\x66\x61ilure\x18\x05 \x03(\x0b\x32\x13.lockd.v1.Operation\"\x96\x02\n\x0fOperationResult\x12\x15\n\x0bput_version\x18\x01 \x01(\x04H\x00\x12\x11\n\x07\x64\x65leted\x18\x02 \x01(\x04H\x00\x12(\n\x04read\x18\x03 \x01(\x0b\x32\x18.lockd.v1.GetRowResponseH\x00\x12\x37\n\ttransfers\x18\x04 \x01(\x0b\x32\".ledger.v1.CreateTransfersResponseH\x00\x12*\n\x05locks\x18\x05 \x01(\x0b\x32\x19.lockd.v1.AcquireResponseH\x00\x12-\n\x08released\x18\x06 \x01(\x0b\x32\x19.lockd.v1.ReleaseResponseH\x00\x12\x13\n\tpublished\x18\x07 \x01(\x08H\x00\x42\x06\n\x04kind\"c\n\x10TransactResponse\x12\x11\n\tsucceeded\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12*\n\x07results\x18\x03 \x03(\x0b\x32\x19.lockd.v1.OperationResult\"]\n\rGetRowRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x15.lockd.v1.Consistency\x12\x13\n\x0b\x61t_revision\x18\x03 \x01(\x04\"K\n\x0eGetRowResponse\x12\x1f\n\x03row\x18\x01 \x01(\x0b\x32\r.lockd.v1.RowH\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x02 \x01(\x04\x42\x06\n\x04_row\"\xa5\x01\n\x0fListRowsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\t\x12\x0b\n\x03\x65nd\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12*\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x15.lockd.v1.Consistency\x12\x13\n\x0b\x61t_revision\x18\x07 \x01(\x04\"Z\n\x10ListRowsResponse\x12\x1b\n\x04rows\x18\x01 \x03(\x0b\x32\r.lockd.v1.Row\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"Q\n\x12\x43ompactRowsRequest\x12)\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x18.lockd.v1.RequestContext\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\'\n\x13\x43ompactRowsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\x9b\x02\n\nRowService\x12\x41\n\x08Transact\x12\x19.lockd.v1.TransactRequest\x1a\x1a.lockd.v1.TransactResponse\x12;\n\x06GetRow\x12\x17.lockd.v1.GetRowRequest\x1a\x18.lockd.v1.GetRowResponse\x12\x41\n\x08ListRows\x12\x19.lockd.v1.ListRowsRequest\x1a\x1a.lockd.v1.ListRowsResponse\x12J\n\x0b\x43ompactRows\x12\x1c.lockd.v1.CompactRowsRequest\x1a\x1d.lockd.v1.CompactRowsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,33 +51,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READROW']._serialized_start=815
   _globals['_READROW']._serialized_end=837
   _globals['_POSTTRANSFERS']._serialized_start=839
-  _globals['_POSTTRANSFERS']._serialized_end=910
-  _globals['_TAKELOCKS']._serialized_start=912
-  _globals['_TAKELOCKS']._serialized_end=956
-  _globals['_RELEASELOCKS']._serialized_start=958
-  _globals['_RELEASELOCKS']._serialized_end=1004
-  _globals['_PUBLISHMESSAGE']._serialized_start=1006
-  _globals['_PUBLISHMESSAGE']._serialized_end=1076
-  _globals['_OPERATION']._serialized_start=1079
-  _globals['_OPERATION']._serialized_end=1440
-  _globals['_TRANSACTREQUEST']._serialized_start=1443
-  _globals['_TRANSACTREQUEST']._serialized_end=1649
-  _globals['_OPERATIONRESULT']._serialized_start=1652
-  _globals['_OPERATIONRESULT']._serialized_end=1930
-  _globals['_TRANSACTRESPONSE']._serialized_start=1932
-  _globals['_TRANSACTRESPONSE']._serialized_end=2031
-  _globals['_GETROWREQUEST']._serialized_start=2033
-  _globals['_GETROWREQUEST']._serialized_end=2126
-  _globals['_GETROWRESPONSE']._serialized_start=2128
-  _globals['_GETROWRESPONSE']._serialized_end=2203
-  _globals['_LISTROWSREQUEST']._serialized_start=2206
-  _globals['_LISTROWSREQUEST']._serialized_end=2371
-  _globals['_LISTROWSRESPONSE']._serialized_start=2373
-  _globals['_LISTROWSRESPONSE']._serialized_end=2463
-  _globals['_COMPACTROWSREQUEST']._serialized_start=2465
-  _globals['_COMPACTROWSREQUEST']._serialized_end=2546
-  _globals['_COMPACTROWSRESPONSE']._serialized_start=2548
-  _globals['_COMPACTROWSRESPONSE']._serialized_end=2587
-  _globals['_ROWSERVICE']._serialized_start=2590
-  _globals['_ROWSERVICE']._serialized_end=2873
+  _globals['_POSTTRANSFERS']._serialized_end=928
+  _globals['_TAKELOCKS']._serialized_start=930
+  _globals['_TAKELOCKS']._serialized_end=974
+  _globals['_RELEASELOCKS']._serialized_start=976
+  _globals['_RELEASELOCKS']._serialized_end=1022
+  _globals['_PUBLISHMESSAGE']._serialized_start=1024
+  _globals['_PUBLISHMESSAGE']._serialized_end=1094
+  _globals['_OPERATION']._serialized_start=1097
+  _globals['_OPERATION']._serialized_end=1458
+  _globals['_TRANSACTREQUEST']._serialized_start=1461
+  _globals['_TRANSACTREQUEST']._serialized_end=1667
+  _globals['_OPERATIONRESULT']._serialized_start=1670
+  _globals['_OPERATIONRESULT']._serialized_end=1948
+  _globals['_TRANSACTRESPONSE']._serialized_start=1950
+  _globals['_TRANSACTRESPONSE']._serialized_end=2049
+  _globals['_GETROWREQUEST']._serialized_start=2051
+  _globals['_GETROWREQUEST']._serialized_end=2144
+  _globals['_GETROWRESPONSE']._serialized_start=2146
+  _globals['_GETROWRESPONSE']._serialized_end=2221
+  _globals['_LISTROWSREQUEST']._serialized_start=2224
+  _globals['_LISTROWSREQUEST']._serialized_end=2389
+  _globals['_LISTROWSRESPONSE']._serialized_start=2391
+  _globals['_LISTROWSRESPONSE']._serialized_end=2481
+  _globals['_COMPACTROWSREQUEST']._serialized_start=2483
+  _globals['_COMPACTROWSREQUEST']._serialized_end=2564
+  _globals['_COMPACTROWSRESPONSE']._serialized_start=2566
+  _globals['_COMPACTROWSRESPONSE']._serialized_end=2605
+  _globals['_ROWSERVICE']._serialized_start=2608
+  _globals['_ROWSERVICE']._serialized_end=2891
 # @@protoc_insertion_point(module_scope)

@@ -237,18 +237,23 @@ class PostTransfers(_message.Message):
 
     TRANSFERS_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     packed: _builtins.bytes
+    """Instead of transfers: 128-byte little-endian records, back to back; metadata as in CreateTransfersRequest."""
     @_builtins.property
     def transfers(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Transfer]: ...
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         transfers: _abc.Iterable[_ledger_pb2.Transfer] | None = ...,
         packed: _builtins.bytes = ...,
+        metadata: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed", "transfers", b"transfers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "packed", b"packed", "transfers", b"transfers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
