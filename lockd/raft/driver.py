@@ -1,0 +1,601 @@
+"""The glue between the pure machine and the world: carries out what `Node.step` says, in the right order, without doing any I/O itself.
+
+`Driver` owns the node, the tickets of proposals, the read contexts, the order of application and the decision when to take a snapshot.
+What it cannot do, it asks of a `DriverIO`: the asyncio engine (`lockd.raft.engine`) and the simulation implement that, so that both run the
+very same code. Everything here is synchronous and runs on one thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, TypeAlias
+
+from lockd.raft.core.node import Node
+from lockd.raft.core.types import (
+    Entry,
+    EntryKind,
+    Input,
+    InstallSnapshot,
+    Membership,
+    Message,
+    Nanos,
+    Output,
+    Persisted,
+    Propose,
+    ProposeMembership,
+    Read,
+    ReadState,
+    Receive,
+    Refusal,
+    ReplicaId,
+    Restored,
+    Role,
+    RoleChange,
+    SnapshotMeta,
+    SnapshotSent,
+    SnapshotTaken,
+    Tick,
+    TransferLeadership,
+    Unreachable,
+    Write,
+)
+from lockd.raft.port import (
+    Committed,
+    Member,
+    NotLeaderError,
+    OverloadedError,
+    SnapshotWriter,
+    StateMachine,
+    StorageFailedError,
+    UnavailableError,
+)
+
+__all__ = ["ChangeResult", "Driver", "DriverConfig", "DriverIO"]
+
+ENTRY_OVERHEAD = 32
+"""Bytes that one entry is counted with beyond its data, so that a flood of empty entries is bounded too."""
+
+
+class Lost:
+    """The leadership under which something was asked for is gone: its outcome is unknown here."""
+
+
+ChangeResult: TypeAlias = Membership | Refusal | type[Lost]
+"""How a membership change ended: committed, refused (nothing appended), or unknown."""
+
+
+class DriverIO(Protocol):
+    """What a driver needs of the world. No method calls back into the driver before it returned, except where it says so."""
+
+    def now(self) -> Nanos:
+        """Monotonic time; never goes back."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Hand messages to the transport, which may lose, repeat and reorder them. `InstallSnapshot` never comes this way."""
+
+    def write(self, write: Write) -> None:
+        """Carry out `write` after all earlier ones, as `Journal.write_many` does; once it is durable call `Driver.persisted(write.number)`.
+
+        One call for the last of several writes is enough. After a failure of the disk call `Driver.fail` instead, and never write again.
+        """
+
+    def compact(self, keep_from: int) -> None:
+        """Some time after all earlier writes: let the journal drop what lies below index `keep_from` (`Journal.compact`)."""
+
+    def wake(self, at: Nanos) -> None:
+        """Call `Driver.tick` at this time, instead of at the time asked for before."""
+
+    def soon(self) -> None:
+        """Call `Driver.flush` once all that is due at this moment has been handled (the end of the loop's turn)."""
+
+    def open_snapshot(self, meta: SnapshotMeta) -> AbstractContextManager[BinaryIO]:
+        """The application's part of the snapshot `meta`: the current one, or one received and not yet adopted."""
+
+    def take_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
+        """Write a snapshot aside and make it current; then call `Driver.snapshot_taken(meta)` or `Driver.snapshot_failed`."""
+
+    def stream_snapshot(self, message: InstallSnapshot) -> None:
+        """Stream the snapshot `message.meta` to `message.to`; at the end call `Driver.snapshot_sent(message.to, message.meta.index, ok)`.
+
+        Over there `message` goes to `Driver.receive` once the file is durable as received.
+        """
+
+    def discard_snapshot(self, meta: SnapshotMeta) -> None:
+        """After all earlier writes: a received snapshot was not wanted, its file may go."""
+
+    def membership_changed(self, membership: Membership) -> None:
+        """The membership in force changed: connect to who is new, part from who is gone."""
+
+    def failed(self, reason: str, error: BaseException | None) -> None:
+        """The driver stopped for good and does nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverConfig:
+    """Bounds and triggers, in bytes unless said."""
+
+    snapshot_log_bytes: int = 64 << 20
+    """A snapshot is due when so much was applied since the last one."""
+    keep_log_bytes: int = 16 << 20
+    """So much of the log before a snapshot is kept for slow followers."""
+    max_outstanding_bytes: int = 32 << 20
+    """Proposals accepted and not yet ended; more is refused with OverloadedError."""
+    max_outstanding: int = 100_000
+    """The same, as a count."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Consecutive tickets at consecutive indexes, appended in one step of one term."""
+
+    term: int
+    first_index: int
+    first_ticket: int
+    count: int
+
+
+class Driver:
+    """One replica between its node, its state machine and the world."""
+
+    def __init__(self, node: Node, restored: Restored, machine: StateMachine, io: DriverIO, config: DriverConfig | None = None) -> None:
+        """`restored` is what the node was built from. Nothing happens before `start`."""
+        self.node = node
+        self.machine = machine
+        self.io = io
+        self.config = config or DriverConfig()
+        self.applied = restored.snapshot.index
+        """Index of the last entry applied to the state machine."""
+        self.snapshot = restored.snapshot
+        """The newest durable snapshot."""
+        self.role: Role = Role.FOLLOWER
+        self.term = restored.hard_state.term
+        self.leader: ReplicaId | None = None
+        self.failed: str | None = None
+        """Why the driver stopped for good, or None."""
+        self.closed = False
+        self.snapshots_failed = 0
+        """How many snapshots could not be written."""
+        self._stepping = False
+        self._inputs: deque[tuple[Input, Callable[[Output], None] | None]] = deque()
+        self._then_send: deque[tuple[int, Sequence[Message]]] = deque()
+        self._soon = False
+        self._wake_at: Nanos = -1
+        self._membership = restored.snapshot.membership
+        # proposals
+        self._gathered: list[bytes] = []
+        self._next_ticket = 1
+        self._runs: deque[_Run] = deque()
+        self._outstanding = 0
+        self._outstanding_bytes = 0
+        self._announce_at: int | None = None
+        self._changes: list[tuple[int, int, Membership, Callable[[ChangeResult], None]]] = []
+        # reads
+        self._reads: list[Callable[[int | None], None]] = []
+        self._contexts: dict[int, list[Callable[[int | None], None]]] = {}
+        self._next_context = 1
+        self._ready: list[tuple[int, list[Callable[[int | None], None]]]] = []
+        # snapshots
+        self._bytes_applied = 0
+        self._bytes_at_snapshot = 0
+        self._marks: deque[tuple[int, int]] = deque()
+        self._mark_every = self.config.keep_log_bytes // 64
+        self._taking: SnapshotMeta | None = None
+        self._taken: list[Callable[[SnapshotMeta | None], None]] = []
+
+    # --- life ----------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Restore the state machine from the snapshot and replay what is known to be committed. Raises ValueError on a damaged snapshot."""
+        if self.snapshot.index:
+            with self.io.open_snapshot(self.snapshot) as source:
+                self.machine.restore(source, self.snapshot.index)
+        self._membership = self.node.membership
+        self.io.membership_changed(self._membership)
+        self.tick()
+
+    def close(self) -> None:
+        """Stop: what is outstanding is abandoned, and nothing is sent or applied any more. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._end_everything()
+
+    def fail(self, reason: str, error: BaseException | None = None) -> None:
+        """Stop for good, because of the disk or a broken invariant. Acknowledges nothing any more. Idempotent."""
+        if self.failed is None and not self.closed:
+            self.failed = reason
+            self._end_everything()
+            self.io.failed(reason, error)
+
+    def _end_everything(self) -> None:
+        self._inputs.clear()
+        self._then_send.clear()
+        self._lose_reign()
+        reads = self._reads
+        for context in self._contexts.values():
+            reads.extend(context)
+        for _, callbacks in self._ready:
+            reads.extend(callbacks)
+        self._reads, self._contexts, self._ready = [], {}, []
+        for callback in reads:
+            callback(None)
+        taken, self._taken = self._taken, []
+        for done in taken:
+            done(None)
+
+    # --- what the application asks ---------------------------------------------------------------------------------------------------
+
+    def propose(self, data: bytes) -> int:
+        """Append `data` and return its ticket; goes into the log with all that gathers until `flush`.
+
+        Raises NotLeaderError, OverloadedError, StorageFailedError or UnavailableError (closed); nothing was appended then.
+        """
+        self._check_alive()
+        if self.role is not Role.LEADER:
+            raise NotLeaderError(self.leader_member())
+        size = len(data) + ENTRY_OVERHEAD
+        if self._outstanding >= self.config.max_outstanding or self._outstanding_bytes + size > self.config.max_outstanding_bytes:
+            raise OverloadedError("too many proposals are waiting to be committed")
+        ticket = self._next_ticket
+        self._next_ticket = ticket + 1
+        self._outstanding += 1
+        self._outstanding_bytes += size
+        self._gathered.append(data)
+        self._ask_soon()
+        return ticket
+
+    def read(self, callback: Callable[[int | None], None]) -> None:
+        """Call `callback` with an index once a local read is linearizable (that index is applied), or with None if that is not known.
+
+        All reads that wait at a moment share one confirmation. May be called again at once after None.
+        """
+        self._check_alive()
+        self._reads.append(callback)
+        self._ask_soon()
+
+    def change_membership(self, membership: Membership, callback: Callable[[ChangeResult], None]) -> None:
+        """Propose `membership` (4.1) and call back with how it ended. Raises StorageFailedError or UnavailableError."""
+        self._check_alive()
+
+        def answered(output: Output) -> None:
+            if output.proposed is None:
+                callback(output.refused or Refusal.NOT_LEADER)
+            else:
+                term, index = output.proposed
+                self._changes.append((index, term, membership, callback))
+
+        self._step(ProposeMembership(membership), answered)
+
+    def transfer(self, to: ReplicaId, callback: Callable[[Refusal | None], None]) -> None:
+        """Begin to hand leadership to `to` (3.10), and call back with a refusal or None; success shows as a change of role."""
+        self._check_alive()
+        self._step(TransferLeadership(to), lambda output: callback(output.refused))
+
+    def take_snapshot(self, callback: Callable[[SnapshotMeta | None], None]) -> None:
+        """Take a snapshot of what is applied (or join the one under way); call back with it once durable, or with None after a failure."""
+        self._check_alive()
+        if self._taking is None and self.applied == self.snapshot.index:
+            callback(self.snapshot)
+            return
+        self._taken.append(callback)
+        if self._taking is None:
+            self._begin_snapshot()
+
+    def leader_member(self) -> Member | None:
+        """The leader, as far as it is known here."""
+        leader = self.leader
+        if leader is None:
+            return None
+        for member in self.node.membership.members:
+            if member.id == leader:
+                return member
+        return None
+
+    def _alive(self) -> bool:
+        return self.failed is None and not self.closed
+
+    def _check_alive(self) -> None:
+        if self.failed is not None:
+            raise StorageFailedError(self.failed)
+        if self.closed:
+            raise UnavailableError("the replica is stopping")
+
+    # --- what the world reports ------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """The time asked for by `DriverIO.wake` has come. Harmless at any other time."""
+        self._wake_at = -1
+        self._step(Tick())
+        if self._gathered or self._reads:
+            self._ask_soon()
+
+    def flush(self) -> None:
+        """Put what has gathered into the log, and ask for confirmation of the reads that wait. Harmless at any time."""
+        self._soon = False
+        if self._gathered:
+            self._step(Propose(tuple(self._gathered)), self._proposed)
+        if self._reads and self._alive():
+            context = self._next_context
+            self._next_context = context + 1
+            self._contexts[context], self._reads = self._reads, []
+            self._step(Read(context))
+
+    def receive(self, message: Message) -> None:
+        """A message of a peer whose identity was checked. An `InstallSnapshot` only after the file is durable here as received."""
+        if isinstance(message, InstallSnapshot):
+            self._step(Receive(message), lambda output: self._after_install(message.meta, output))
+        else:
+            self._step(Receive(message))
+
+    def persisted(self, number: int) -> None:
+        """The write with this number, and all before it, are durable."""
+        waiting = self._then_send
+        while waiting and waiting[0][0] <= number:
+            messages = waiting.popleft()[1]
+            if messages:
+                self.io.send(messages)
+        self._step(Persisted(number))
+
+    def unreachable(self, peer: ReplicaId) -> None:
+        """Messages to this peer were lost."""
+        self._step(Unreachable(peer))
+
+    def snapshot_sent(self, to: ReplicaId, index: int, ok: bool) -> None:
+        """The stream that `DriverIO.stream_snapshot` was asked for ended."""
+        self._step(SnapshotSent(to, index, ok))
+
+    def snapshot_taken(self, meta: SnapshotMeta) -> None:
+        """The snapshot that `DriverIO.take_snapshot` was asked for is durable and current."""
+        if not self._alive():
+            return
+        self._taking = None
+        taken, self._taken = self._taken, []
+        if meta.index > self.snapshot.index:
+            self.snapshot = meta
+            keep_from = self._keep_from(meta)
+            self._step(SnapshotTaken(meta, keep_from))
+            self.io.compact(keep_from)
+        for done in taken:
+            done(meta)
+
+    def snapshot_failed(self, reason: str) -> None:  # noqa: ARG002 - the engine logs it; here it only counts
+        """The snapshot could not be written; the next one is due after as much log again."""
+        self.snapshots_failed += 1
+        self._taking = None
+        taken, self._taken = self._taken, []
+        for done in taken:
+            done(None)
+
+    # --- the machinery ---------------------------------------------------------------------------------------------------------------
+
+    def _ask_soon(self) -> None:
+        if not self._soon:
+            self._soon = True
+            self.io.soon()
+
+    def _step(self, item: Input, then: Callable[[Output], None] | None = None) -> None:
+        """One step of the node: `then` notes what was asked for, the output is carried out in full, and what is asked meanwhile waits."""
+        if self._stepping:
+            self._inputs.append((item, then))
+            return
+        if not self._alive():
+            return
+        self._stepping = True
+        try:
+            while True:
+                output = self.node.step(self.io.now(), item)
+                if then is not None:
+                    then(output)
+                self._carry_out(output)
+                if not self._inputs or not self._alive():
+                    break
+                item, then = self._inputs.popleft()
+        except Exception as error:  # noqa: BLE001 - whatever it is, this replica's state can no longer be trusted
+            self.fail(f"{type(error).__name__}: {error}", error)
+            return
+        finally:
+            self._stepping = False
+        deadline = self.node.deadline
+        if deadline != self._wake_at and self._alive():
+            self._wake_at = deadline
+            self.io.wake(deadline)
+
+    def _carry_out(self, output: Output) -> None:
+        if output.install is not None:
+            self._install(output.install)
+        write = output.write
+        if write is not None:
+            self._then_send.append((write.number, write.then_send))
+            self.io.write(write)
+        if output.messages:
+            self.io.send(output.messages)
+        if output.committed:
+            self._apply(output.committed)
+        if output.reads:
+            for state in output.reads:
+                self._read_confirmed(state)
+        if output.reads_failed:
+            for context in output.reads_failed:
+                for callback in self._contexts.pop(context, ()):
+                    callback(None)
+        if output.role is not None:
+            self._role_changed(output.role)
+        if output.send_snapshot:
+            for peer in output.send_snapshot:
+                self.io.stream_snapshot(InstallSnapshot(self.node.id, peer, self.node.term, self.snapshot))
+        membership = self.node.membership
+        if membership is not self._membership:
+            changed = membership != self._membership
+            self._membership = membership
+            if changed:
+                self.io.membership_changed(membership)
+
+    # proposals and application
+
+    def _proposed(self, output: Output) -> None:
+        """The answer to `flush`. What was refused stays gathered: it is taken later, or abandoned with the reign."""
+        gathered = self._gathered
+        if output.proposed is None:
+            return
+        term, first = output.proposed
+        self._runs.append(_Run(term, first, self._next_ticket - len(gathered), len(gathered)))
+        self._gathered = []
+
+    def _apply(self, entries: list[Entry]) -> None:
+        normal = EntryKind.NORMAL
+        if entries[0].index != self.applied + 1:
+            raise RuntimeError(f"entry {entries[0].index} cannot follow what is applied, {self.applied}")
+        runs = self._runs
+        if runs and runs[0].first_index <= entries[-1].index:
+            batch = self._with_tickets(entries)
+        else:
+            batch = [Committed(entry.index, entry.term, entry.data, None) for entry in entries if entry.kind is normal]
+        self.applied = entries[-1].index
+        self._bytes_applied += sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD * len(entries)
+        if not self._marks or self._bytes_applied - self._marks[-1][1] >= self._mark_every:
+            self._marks.append((self.applied, self._bytes_applied))
+        if batch:
+            self.machine.apply(batch)
+        self._after_apply(entries)
+
+    def _with_tickets(self, entries: list[Entry]) -> list[Committed]:
+        normal = EntryKind.NORMAL
+        runs = self._runs
+        batch: list[Committed] = []
+        at = 0
+        while at < len(entries):
+            run = runs[0] if runs else None
+            index = entries[at].index
+            if run is None or index < run.first_index:
+                stop = len(entries) if run is None else min(len(entries), at + run.first_index - index)
+                batch += [Committed(e.index, e.term, e.data, None) for e in entries[at:stop] if e.kind is normal]
+                at = stop
+                continue
+            stop = min(len(entries), at + run.first_index + run.count - index)
+            while entries[stop - 1].term != run.term:
+                stop -= 1
+                if stop == at:
+                    break
+            if stop == at:
+                # Another leader's entry stands where ours was to be: the reign is over, though the role says so only later in this output.
+                self._lose_reign()
+                continue
+            shift = run.first_ticket - run.first_index
+            mine = entries[at:stop]
+            batch += [Committed(e.index, e.term, e.data, e.index + shift) for e in mine]
+            done = stop - at
+            ended = sum([len(e.data) for e in mine])
+            self._outstanding -= done
+            self._outstanding_bytes -= ended + ENTRY_OVERHEAD * done
+            run.first_index += done
+            run.first_ticket += done
+            run.count -= done
+            if not run.count:
+                runs.popleft()
+            at = stop
+        return batch
+
+    def _after_apply(self, entries: list[Entry]) -> None:
+        applied = self.applied
+        if self._changes:
+            self._end_changes(entries)
+        if self._ready:
+            due = [callbacks for index, callbacks in self._ready if index <= applied]
+            if due:
+                self._ready = [item for item in self._ready if item[0] > applied]
+                for callbacks in due:
+                    for callback in callbacks:
+                        callback(applied)
+        if self._announce_at is not None and applied >= self._announce_at:
+            self._announce_at = None
+            self.machine.role_changed(self.role, self.term, self.leader_member())
+        if self._gathered:
+            self._ask_soon()
+        if self._taking is None and self._bytes_applied - self._bytes_at_snapshot >= self.config.snapshot_log_bytes:
+            self._begin_snapshot()
+
+    def _end_changes(self, entries: list[Entry]) -> None:
+        first, last = entries[0].index, entries[-1].index
+        waiting = []
+        for change in self._changes:
+            index, term, membership, callback = change
+            if index > last:
+                waiting.append(change)
+            else:
+                callback(membership if index >= first and entries[index - first].term == term else Lost)
+        self._changes = waiting
+
+    def _lose_reign(self) -> None:
+        """Every ticket of the reign that ended, and every change, is abandoned."""
+        tickets = [ticket for run in self._runs for ticket in range(run.first_ticket, run.first_ticket + run.count)]
+        tickets.extend(range(self._next_ticket - len(self._gathered), self._next_ticket))
+        self._runs.clear()
+        self._gathered = []
+        self._outstanding = self._outstanding_bytes = 0
+        changes, self._changes = self._changes, []
+        if tickets:
+            self.machine.abandoned(tickets)
+        for _, _, _, callback in changes:
+            callback(Lost)
+
+    def _role_changed(self, change: RoleChange) -> None:
+        was_leader = self.role is Role.LEADER
+        same_reign = was_leader and change.role is Role.LEADER and change.term == self.term
+        self.role, self.term, self.leader = change.role, change.term, change.leader
+        if was_leader and not same_reign:
+            self._lose_reign()
+        if change.role is not Role.LEADER:
+            self._announce_at = None
+        elif not same_reign:
+            # The entry that opens the reign is the last of the log now; once it is applied, so is everything of earlier terms.
+            self._announce_at = self.node.last_index
+        if self._announce_at is not None and self.applied < self._announce_at:
+            return
+        self._announce_at = None
+        self.machine.role_changed(change.role, change.term, self.leader_member())
+
+    # reads
+
+    def _read_confirmed(self, state: ReadState) -> None:
+        callbacks = self._contexts.pop(state.context, None)
+        if callbacks is None:
+            return
+        if state.index > self.applied:
+            self._ready.append((state.index, callbacks))
+            return
+        for callback in callbacks:
+            callback(self.applied)
+
+    # snapshots
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        with self.io.open_snapshot(meta) as source:
+            self.machine.restore(source, meta.index)
+        self.applied = meta.index
+        self.snapshot = meta
+        self._marks.clear()
+        self._bytes_at_snapshot = self._bytes_applied
+
+    def _after_install(self, meta: SnapshotMeta, output: Output) -> None:
+        if output.install is None:
+            self.io.discard_snapshot(meta)
+
+    def _begin_snapshot(self) -> None:
+        term = self.node.term_at(self.applied)
+        if term is None:
+            raise RuntimeError(f"the log does not know the applied entry {self.applied}")
+        meta = SnapshotMeta(self.applied, term, self.node.membership_at(self.applied))
+        self._taking = meta
+        self._bytes_at_snapshot = self._bytes_applied
+        self.io.take_snapshot(meta, self.machine.snapshot_writer())
+
+    def _keep_from(self, meta: SnapshotMeta) -> int:
+        """The first index to keep: about `keep_log_bytes` before the snapshot."""
+        floor = self._bytes_at_snapshot - self.config.keep_log_bytes
+        marks = self._marks
+        keep_from = self.node.first_index
+        while marks and marks[0][1] <= floor and marks[0][0] <= meta.index:
+            keep_from = marks.popleft()[0] + 1
+        return max(min(keep_from, meta.index + 1), self.node.first_index)
