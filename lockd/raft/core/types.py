@@ -1,8 +1,8 @@
 """Values that go into and come out of the consensus machine.
 
 The machine is `lockd.raft.core.node.Node`: `step(now, input) -> Output`. It does no I/O and owns no clock; the shell
-(`lockd.raft.engine`) carries out an `Output` and feeds back what happened. Numbers in brackets, like (6.4), are sections of Ongaro's dissertation
-"Consensus: Bridging Theory and Practice" (2014).
+(`lockd.raft.engine`) carries out an `Output` and feeds back what happened. Numbers in brackets, like (6.4), are sections of Ongaro's
+dissertation "Consensus: Bridging Theory and Practice" (2014).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class AppendReply:
 
 @dataclass(frozen=True, slots=True)
 class InstallSnapshot:
-    """InstallSnapshot (5.3). The shell streams the file first, and hands this message to the receiver's machine once the file is durable there."""
+    """InstallSnapshot (5.3). The shell streams the file, and hands this to the receiver's machine once the file is durable there."""
 
     sender: ReplicaId
     to: ReplicaId
@@ -217,7 +217,11 @@ class Propose:
 
 @dataclass(frozen=True, slots=True)
 class ProposeMembership:
-    """Change the membership by at most one voter (4.1). Learners are added and removed the same way."""
+    """Change the membership by at most one voter (4.1). Learners are added and removed the same way.
+
+    A new voter must be a learner of the present membership that has caught up (4.2.1): a replica joins as a learner, and is promoted later.
+    The order of members does not matter here; the machine sorts them by id.
+    """
 
     membership: Membership
 
@@ -277,8 +281,11 @@ Input: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One unit of durable work. Writes are carried out strictly in order of `number`; then the shell feeds `Persisted(number)`
-    and sends `then_send` (votes and acknowledgements must not leave before what they promise is durable).
+    """One unit of durable work, carried out strictly in order of `number`.
+
+    Then the shell feeds `Persisted(number)` and sends `then_send`: votes and acknowledgements must not leave before what they promise is
+    durable. A write may consist of `then_send` alone (the answer to a heartbeat): it needs no sync of its own, and is complete at once if
+    every earlier write is.
 
     If `snapshot` is set, the received snapshot file becomes current and the whole log is replaced by what follows it, atomically.
     If `entries` is not empty, everything from `entries[0].index` on is replaced by them.
@@ -319,6 +326,7 @@ class Refusal(Enum):
     UNKNOWN_MEMBER = "no such voting member"
     NOT_CAUGHT_UP = "the learner has not caught up yet"
     OVERLOADED = "too many uncommitted entries"
+    INVALID = "a membership needs a voter, and names each member once"
 
 
 @dataclass(slots=True)
