@@ -1,0 +1,392 @@
+"""What goes wrong, and when: a plan drawn from a seed before the run, so that a failing run can be cut down fault by fault."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from lockd.raft.core.types import Member, Membership, Refusal, ReplicaId
+from lockd.raft.driver import Lost
+from lockd.raft.port import RaftError
+from tests.sim.cluster import Cluster, Setup
+from tests.sim.replica import Replica
+from tests.sim.world import MS, SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: when, what, and a few numbers in [0, 1) that say to whom and how much."""
+
+    at: int
+    kind: str
+    a: float
+    b: float
+    c: float
+
+    def __str__(self) -> str:
+        return f"{self.at / MS:9.3f} ms  {self.kind}({self.a:.4f}, {self.b:.4f}, {self.c:.4f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole run, as data."""
+
+    seed: int
+    profile: str
+    setup: Setup
+    faults: tuple[Fault, ...]
+
+
+PROFILES: dict[str, dict[str, int]] = {
+    "calm": {"transfer": 2, "snapshot": 2, "burst": 2, "crash": 1},
+    "network": {"isolate": 4, "cut": 4, "partition": 3, "mend": 3, "storm": 3, "burst": 2, "clock": 1, "pause": 1},
+    "crashes": {"crash": 6, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "cut": 1, "mend": 1, "storm": 1},
+    "leaders": {
+        "isolate leader": 4, "transfer": 3, "crash leader": 3, "pause leader": 2, "mend": 2, "burst": 2, "storm": 1, "one-way leader": 2,
+    },
+    "members": {
+        "add": 5, "promote": 4, "remove": 4, "two changes": 2, "crash": 2, "isolate": 2, "mend": 2, "transfer": 1, "isolate leader": 1,
+    },
+    "snapshots": {"snapshot": 5, "burst": 4, "isolate": 3, "mend": 3, "crash": 4, "storm": 1, "slow disk": 1},
+    "disks": {"disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
+    "everything": {
+        "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 4, "blackout": 1,
+        "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1, "two changes": 1,
+        "snapshot": 2, "disk error": 1, "disk full": 1, "wall": 1, "one-way leader": 1,
+    },
+}  # fmt: skip
+"""Profile -> how often each kind of fault is drawn."""
+
+
+def plan(seed: int, profile: str | None = None) -> Plan:
+    """The plan of this seed."""
+    rng = random.Random(seed * 7919 + 13)
+    name = profile or rng.choice(sorted(PROFILES))
+    weights = PROFILES[name]
+    setup = Setup(
+        voters=rng.choice((3, 3, 3, 5, 5, 4, 2, 1)) if name != "leaders" else rng.choice((3, 3, 5)),
+        learners=rng.choice((0, 0, 0, 1)),
+        clients=rng.choice((3, 4, 6)),
+        operations=rng.choice((6, 8, 10)),
+        reads=rng.choice((0.2, 0.4, 0.6)),
+        think=rng.choice((10, 30, 60)) * MS,
+        padding=rng.choice((20, 80, 300)),
+        duration=rng.choice((1200, 1600, 2200)) * MS,
+        snapshot_log_bytes=rng.choice((1000, 3000, 100_000)),
+        keep_log_bytes=rng.choice((100, 1000, 4000)),
+        max_append_bytes=rng.choice((200, 600, 4000)),
+        max_inflight_messages=rng.choice((2, 8, 64)),
+    )
+    kinds, odds = list(weights), list(weights.values())
+    count = rng.choice((4, 7, 10, 14))
+    faults = [
+        Fault(rng.randrange(250 * MS, setup.duration), kind, rng.random(), rng.random(), rng.random())
+        for kind in rng.choices(kinds, odds, k=count)
+    ]
+    return Plan(seed, name, setup, tuple(sorted(faults, key=lambda fault: fault.at)))
+
+
+def without(whole: Plan, faults: tuple[Fault, ...]) -> Plan:
+    """The same plan with these faults only."""
+    return replace(whole, faults=faults)
+
+
+class Nemesis:
+    """Carries out faults on a cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.changes = 0
+        """Membership changes whose end is still owed."""
+
+    def schedule(self, faults: tuple[Fault, ...]) -> None:
+        """Put every fault into the world's queue."""
+        for fault in faults:
+            self.world.at(fault.at, self.strike, fault)
+
+    def strike(self, fault: Fault) -> None:
+        """One fault happens."""
+        self.cluster.statistics["fault: " + fault.kind] += 1
+        self.world.note("FAULT", fault.kind, f"{fault.a:.4f} {fault.b:.4f} {fault.c:.4f}")
+        KINDS[fault.kind](self, fault)
+
+    # --- whom -------------------------------------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        return list(self.cluster.replicas)
+
+    def _any(self, number: float) -> Replica:
+        """Some replica: the leader more often than others."""
+        leader = self.cluster.leader()
+        if leader is not None and number < 0.4:
+            return leader
+        names = self._names()
+        return self.cluster.replicas[names[int(number * 997) % len(names)]]
+
+    def _leader(self, number: float) -> Replica:
+        return self.cluster.leader() or self._any(number)
+
+    def _others(self, name: str) -> list[str]:
+        return [other for other in self._names() if other != name]
+
+    def _later(self, low: int, high: int, number: float, action: Callable[..., None], *arguments: object) -> None:
+        self.world.after(low + int(number * (high - low)), action, *arguments)
+
+    # --- network ----------------------------------------------------------------------------------------------------------------------
+
+    def _isolate(self, fault: Fault, replica: Replica) -> None:
+        others = self._others(replica.name)
+        self.cluster.network.partition([replica.name], others)
+        self._later(100 * MS, 900 * MS, fault.b, self._rejoin, replica.name)
+
+    def _rejoin(self, name: str) -> None:
+        for other in self._others(name):
+            self.cluster.network.join(name, other)
+            self.cluster.network.join(other, name)
+
+    def isolate(self, fault: Fault) -> None:
+        """One replica alone, for a while."""
+        self._isolate(fault, self._any(fault.a))
+
+    def isolate_leader(self, fault: Fault) -> None:
+        """The leader alone, for a while."""
+        self._isolate(fault, self._leader(fault.a))
+
+    def one_way_leader(self, fault: Fault) -> None:
+        """The leader is heard and does not hear, or hears and is not heard."""
+        leader = self._leader(fault.a)
+        for other in self._others(leader.name):
+            self.cluster.network.cut(*((leader.name, other) if fault.c < 0.5 else (other, leader.name)))
+        self._later(100 * MS, 700 * MS, fault.b, self._rejoin, leader.name)
+
+    def cut(self, fault: Fault) -> None:
+        """One direction of one link."""
+        replica = self._any(fault.a)
+        others = self._others(replica.name)
+        if others:
+            other = others[int(fault.b * len(others))]
+            pair = (replica.name, other) if fault.c < 0.5 else (other, replica.name)
+            self.cluster.network.cut(*pair)
+            self._later(50 * MS, 900 * MS, fault.c, self.cluster.network.join, *pair)
+
+    def partition(self, fault: Fault) -> None:
+        """Two groups."""
+        names = self._names()
+        ordered = random.Random(fault.a).sample(names, len(names))
+        middle = 1 + int(fault.b * (len(names) - 1))
+        self.cluster.network.partition(ordered[:middle], ordered[middle:])
+        self._later(150 * MS, 800 * MS, fault.c, self.cluster.network.heal)
+
+    def mend(self, _fault: Fault) -> None:
+        """All links are whole again."""
+        self.cluster.network.heal()
+
+    def storm(self, fault: Fault) -> None:
+        """Loss, duplicates, stragglers, for a while."""
+        weather = self.cluster.network.weather
+        weather.drop = fault.a * 0.3
+        weather.duplicate = fault.b * 0.3
+        weather.straggle = fault.c * 0.3
+        weather.delay_max = (2 + int(fault.b * 20)) * MS
+        self._later(200 * MS, 900 * MS, fault.c, self._calm)
+
+    def _calm(self) -> None:
+        weather = self.cluster.network.weather
+        weather.drop = weather.duplicate = weather.straggle = 0.0
+        weather.delay_max = 2 * MS
+
+    # --- processes, clocks, disks -------------------------------------------------------------------------------------------------------
+
+    def _crash(self, fault: Fault, replica: Replica) -> None:
+        replica.crash(power=fault.b < 0.6)
+        self._later(5 * MS, 700 * MS, fault.c * fault.c, self._restart, replica)
+
+    def _restart(self, replica: Replica) -> None:
+        if not replica.up:
+            replica.start()
+
+    def crash(self, fault: Fault) -> None:
+        """One replica dies and comes back."""
+        self._crash(fault, self._any(fault.a))
+
+    def crash_leader(self, fault: Fault) -> None:
+        """The leader dies and comes back."""
+        self._crash(fault, self._leader(fault.a))
+
+    def blackout(self, fault: Fault) -> None:
+        """Everything loses power at once."""
+        for replica in list(self.cluster.replicas.values()):
+            replica.crash(power=fault.b < 0.8)
+            self._later(5 * MS, 300 * MS, self.cluster.rng.random(), self._restart, replica)
+
+    def _pause(self, fault: Fault, replica: Replica) -> None:
+        replica.pause()
+        self._later(20 * MS, 600 * MS, fault.b, replica.resume)
+
+    def pause(self, fault: Fault) -> None:
+        """One process is stopped for a while."""
+        self._pause(fault, self._any(fault.a))
+
+    def pause_leader(self, fault: Fault) -> None:
+        """The leader's process is stopped for a while."""
+        self._pause(fault, self._leader(fault.a))
+
+    def clock(self, fault: Fault) -> None:
+        """One monotonic clock runs up to a fifth too fast or too slow."""
+        self._any(fault.a).set_rate(800_000 + int(fault.b * 400_000))
+
+    def wall(self, fault: Fault) -> None:
+        """The wall clock jumps by up to an hour, either way."""
+        self.cluster.wall_skew = int((fault.a - 0.5) * 7200 * SECOND)
+
+    def slow_disk(self, fault: Fault) -> None:
+        """One disk takes long for each write, for a while."""
+        replica = self._any(fault.a)
+        replica.disk_max = int((5 + fault.b * 150) * MS)
+        self._later(100 * MS, 900 * MS, fault.c, self._fast_disk, replica)
+
+    @staticmethod
+    def _fast_disk(replica: Replica) -> None:
+        replica.disk_max = 2 * MS
+
+    def _break_disk(self, fault: Fault, code: int) -> None:
+        replica = self._any(fault.a)
+        if replica.up and replica.break_disk(("write", "sync", "create", "rename")[int(fault.b * 4)], code):
+            self._later(50 * MS, 800 * MS, fault.c, self._replace_machine, replica)
+
+    def disk_error(self, fault: Fault) -> None:
+        """The next operation of a kind fails with EIO: the replica stops for good, and is started again after a power cycle."""
+        self._break_disk(fault, errno.EIO)
+
+    def disk_full(self, fault: Fault) -> None:
+        """The same with ENOSPC."""
+        self._break_disk(fault, errno.ENOSPC)
+
+    @staticmethod
+    def _replace_machine(replica: Replica) -> None:
+        replica.crash(power=True)
+        if not replica.up:
+            replica.start()
+
+    # --- operators ----------------------------------------------------------------------------------------------------------------------
+
+    def burst(self, fault: Fault) -> None:
+        """Every idle client gets more to do at once."""
+        for client in self.cluster.clients:
+            client.budget += 2 + int(fault.a * 3)
+            client.think = int((1 + fault.b * 20) * MS)
+
+    def snapshot(self, fault: Fault) -> None:
+        """A replica takes a snapshot now."""
+        replica = self._any(fault.a)
+        if replica.up and not replica.paused and replica.driver.failed is None:
+            replica.driver.take_snapshot(lambda _meta: None)
+
+    def transfer(self, fault: Fault) -> None:
+        """The leader hands over to another voter."""
+        leader = self.cluster.leader()
+        if leader is None or leader.paused:
+            return
+        voters = [member.id for member in leader.driver.node.membership.members if member.voter and member.id != leader.name]
+        if voters:
+            leader.driver.transfer(voters[int(fault.b * len(voters))], lambda _refusal: None)
+
+    def _change(self, leader: Replica | None, edit: Callable[[Membership], Membership | None]) -> None:
+        if leader is None or leader.paused or not leader.up:
+            return
+        wanted = edit(leader.driver.node.membership)
+        if wanted is None:
+            return
+        self.world.note("CHANGE", leader.name, wanted)
+        life = leader.life
+        owed = self.cluster.owed_changes
+        key = (leader.name, life, len(owed), self.world.now)
+        owed.add(key)
+
+        def ended(result: Membership | Refusal | type[Lost]) -> None:
+            owed.remove(key)
+            self.cluster.statistics["changes ended: " + ("committed" if isinstance(result, Membership) else str(result))] += 1
+
+        try:
+            leader.driver.change_membership(wanted, ended)
+        except RaftError:
+            owed.remove(key)
+
+    def _added(self, membership: Membership, *, voter: bool = False) -> Membership | None:
+        if len(membership.members) >= 6:
+            return None
+        member = self.cluster.new_member(voter=voter)
+        return _sorted((*membership.members, member))
+
+    @staticmethod
+    def _promoted(membership: Membership, number: float) -> Membership | None:
+        learners = [member for member in membership.members if not member.voter]
+        if not learners:
+            return None
+        chosen = learners[int(number * len(learners))]
+        return _sorted(tuple(replace(member, voter=True) if member.id == chosen.id else member for member in membership.members))
+
+    @staticmethod
+    def _removed(membership: Membership, number: float) -> Membership | None:
+        members = membership.members
+        chosen = members[int(number * len(members))]
+        if chosen.voter and sum(member.voter for member in members) <= 2:
+            return None
+        return Membership(tuple(member for member in members if member.id != chosen.id))
+
+    def add(self, fault: Fault) -> None:
+        """A new learner starts with an empty disk and is added; it asks to be promoted a little later."""
+        self._change(self.cluster.leader(), self._added)
+        if fault.b < 0.7:
+            self._later(50 * MS, 500 * MS, fault.c, self.promote, fault)
+
+    def promote(self, fault: Fault) -> None:
+        """A learner becomes a voter, if it has caught up."""
+        self._change(self.cluster.leader(), lambda membership: self._promoted(membership, fault.b))
+
+    def remove(self, fault: Fault) -> None:
+        """A member is removed, maybe the leader."""
+        self._change(self.cluster.leader(), lambda membership: self._removed(membership, fault.b))
+
+    def two_changes(self, fault: Fault) -> None:
+        """Changes back to back, each from what the leader then believes: one at a time must be let through."""
+        self._change(self.cluster.leader(), lambda membership: self._removed(membership, fault.a))
+        self._change(self.cluster.leader(), lambda membership: self._removed(membership, fault.b))
+        self._change(self.cluster.leader(), lambda membership: self._promoted(membership, fault.c))
+
+
+def _sorted(members: tuple[Member, ...]) -> Membership:
+    return Membership(tuple(sorted(members, key=lambda member: ReplicaId(member.id))))
+
+
+_Kind: TypeAlias = Callable[[Nemesis, Fault], None]
+KINDS: dict[str, _Kind] = {
+    "isolate": Nemesis.isolate,
+    "isolate leader": Nemesis.isolate_leader,
+    "one-way leader": Nemesis.one_way_leader,
+    "cut": Nemesis.cut,
+    "partition": Nemesis.partition,
+    "mend": Nemesis.mend,
+    "storm": Nemesis.storm,
+    "crash": Nemesis.crash,
+    "crash leader": Nemesis.crash_leader,
+    "blackout": Nemesis.blackout,
+    "pause": Nemesis.pause,
+    "pause leader": Nemesis.pause_leader,
+    "clock": Nemesis.clock,
+    "wall": Nemesis.wall,
+    "slow disk": Nemesis.slow_disk,
+    "disk error": Nemesis.disk_error,
+    "disk full": Nemesis.disk_full,
+    "burst": Nemesis.burst,
+    "snapshot": Nemesis.snapshot,
+    "transfer": Nemesis.transfer,
+    "add": Nemesis.add,
+    "promote": Nemesis.promote,
+    "remove": Nemesis.remove,
+    "two changes": Nemesis.two_changes,
+}

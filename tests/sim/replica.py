@@ -1,0 +1,486 @@
+"""One simulated replica: the production `Driver` and `Node` on a simulated clock, disk and network.
+
+This is the simulation's `DriverIO`. It also shows everything that happens to the `Invariants`: the node is a subclass that looks at each
+output, and what is written and sent is looked at where it passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from lockd.raft.core.config import CoreInvariantError
+from lockd.raft.core.node import Node
+from lockd.raft.core.types import (
+    Input,
+    InstallSnapshot,
+    Membership,
+    Message,
+    Nanos,
+    Output,
+    Read,
+    ReplicaId,
+    Restored,
+    Role,
+    SnapshotMeta,
+    Write,
+)
+from lockd.raft.port import Committed, NotLeaderError, RaftError, SnapshotWriter
+from tests.sim.clients import Answer
+from tests.sim.invariants import Shadow
+from tests.sim.register import Register
+from tests.sim.storage import Storage
+from tests.sim.world import MS, US, SimulationError
+
+if TYPE_CHECKING:
+    from tests.sim.cluster import Cluster
+
+PPM = 1_000_000
+
+
+class CheckedNode(Node):
+    """The production node, with every step shown to the invariants."""
+
+    probe: Probe
+
+    def step(self, now: Nanos, input: Input) -> Output:  # noqa: A002
+        """Step, and look."""
+        probe = self.probe
+        was_leader, before = self.role is Role.LEADER, self.term
+        output = super().step(now, input)
+        probe.stepped(self, input, output, was_leader=was_leader, term_before=before)
+        return output
+
+
+class Probe:
+    """What is remembered of one process life, to judge the next step by."""
+
+    __slots__ = ("applied", "commit", "contexts", "durable", "log", "replica")
+
+    def __init__(self, replica: Replica, restored: Restored) -> None:
+        self.replica = replica
+        self.applied = restored.snapshot.index
+        self.commit = restored.snapshot.index
+        snapshot, terms = restored.snapshot, [entry.term for entry in restored.entries]
+        self.log = Shadow(snapshot.index, snapshot.term, list(terms), restored.hard_state)
+        self.durable = Shadow(snapshot.index, snapshot.term, terms, restored.hard_state)
+        self.contexts: dict[int, int] = {}
+
+    def stepped(self, node: Node, item: Input, output: Output, *, was_leader: bool, term_before: int) -> None:
+        """Look at one step."""
+        replica = self.replica
+        cluster = replica.cluster
+        invariants = cluster.invariants
+        name = replica.name
+        if type(item) is Read:
+            self.contexts[item.context] = invariants.frontier
+        if node.term < term_before:
+            raise SimulationError("terms never go back", f"{name} went from term {term_before} to {node.term}")
+        leads = node.role is Role.LEADER
+        if leads and not (was_leader and node.term == term_before):
+            invariants.became_leader(name, node.term, self.log)
+            cluster.world.note("LEADER", name, f"term {node.term}")
+        commit, commit_before = node.commit, self.commit
+        if commit != self.commit:
+            if commit < self.commit:
+                raise SimulationError("commit never goes back", f"{name} went from {self.commit} to {commit}")
+            if leads:
+                invariants.leader_committed(name, node.term, commit, node.term_at(commit), node.membership, cluster.durable)
+            elif commit > invariants.frontier:
+                raise SimulationError("followers commit what leaders committed", f"{name} commits {commit}, leaders {invariants.frontier}")
+            self.commit = commit
+        if output.write is not None:
+            write = output.write
+            invariants.appended(name, write, self.log, commit_before, leads=was_leader and leads and node.term == term_before)
+            self.log.carry_out(write)
+        if output.install is not None:
+            self.applied = output.install.index
+        if output.committed:
+            self.applied = invariants.handed_out(name, output.committed, self.applied, self.durable)
+        if output.reads:
+            for state in output.reads:
+                floor = self.contexts.pop(state.context, 0)
+                if state.index < floor:
+                    raise SimulationError("read index", f"{name} may read at {state.index}; {floor} was committed before it asked")
+
+
+class Replica:
+    """A member of the simulated cluster: process, clock, disk."""
+
+    def __init__(self, cluster: Cluster, name: str, storage: Storage) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.name = name
+        self.id = ReplicaId(name)
+        self.storage = storage
+        self.life = 0
+        self.up = False
+        self.paused = False
+        self.expect_failure = False
+        self.probe: Probe | None = None
+        self.machine = Register()
+        self.waiting: dict[int, Answer] = {}
+        self.reading: dict[int, Answer] = {}
+        self._read_number = 0
+        self._held: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self._in_flight: list[Write] = []
+        self._queue: list[Write] = []
+        self._writing: list[Write] = []
+        self._compact: int | None = None
+        self._wake_at: int | None = None
+        self._wake_event: int | None = None
+        self._soon = False
+        # the clock: local = base_local + (world - base_world) * rate / PPM
+        self._rate = PPM
+        self._base_world = 0
+        self._base_local = cluster.rng.randrange(10**12)
+        self.disk_min = 50 * US
+        self.disk_max = 2 * MS
+
+    # --- life -------------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A process starts from the disk."""
+        cluster = self.cluster
+        self.life += 1
+        self.up = True
+        self.paused = False
+        restored = self.storage.recover()
+        previous = self.probe
+        self.probe = Probe(self, restored)
+        if previous is not None:
+            cluster.invariants.restarted(self.name, previous.durable, self.probe.durable, self._in_flight)
+        cluster.invariants.matching(self.name, restored.snapshot.term, restored.entries)
+        cluster.durable[self.name] = self.probe.durable
+        self.machine = machine = Register()
+        machine.dedup = cluster.dedup
+        machine.on_applied = self._applied
+        machine.on_abandoned = self._abandoned
+        machine.on_restored = self._restored
+        config = cluster.node_config(self)
+        node = cluster.node_class(self.id, restored, self.now(), config)
+        node.probe = self.probe
+        self.driver = cluster.driver_class(node, restored, machine, self, cluster.driver_config)
+        self.world.note("START", self.name, restored.hard_state, f"log {restored.snapshot.index}+{len(restored.entries)}")
+        self.driver.start()
+
+    def crash(self, *, power: bool) -> None:
+        """The process dies at this moment, perhaps in the middle of a write."""
+        if not self.up:
+            return
+        self.world.note("CRASH", self.name, "power" if power else "process", f"writing {len(self._writing)}")
+        self.up = False
+        self.life += 1
+        if self._writing and not self.expect_failure:
+            self.storage.crash_within(self._writing, self.cluster.rng)
+        self.storage.crash(power=power)
+        self._in_flight = self._writing
+        self._forget()
+
+    def _forget(self) -> None:
+        self._queue, self._writing, self._compact = [], [], None
+        self._wake_at = self._wake_event = None
+        self._soon = self.paused = self.expect_failure = False
+        self._held.clear()
+        self.waiting.clear()
+        self.reading.clear()
+
+    def pause(self) -> None:
+        """SIGSTOP: nothing is handled until `resume`; it all waits."""
+        if self.up:
+            self.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if not self.paused:
+            return
+        self.paused = False
+        held, self._held = self._held, []
+        for action, arguments in held:
+            self._event(self.life, action, *arguments)
+
+    def _event(self, life: int, action: Callable[..., None], *arguments: object) -> None:
+        """An event for one process life: dropped if that is over, held while paused."""
+        if life != self.life or not self.up:
+            return
+        if self.paused:
+            self._held.append((action, arguments))
+            return
+        action(*arguments)
+
+    def _later(self, delay: int, action: Callable[..., None], *arguments: object) -> None:
+        self.world.after(delay, self._event, self.life, action, *arguments)
+
+    # --- clock ------------------------------------------------------------------------------------------------------------------------
+
+    def now(self) -> Nanos:
+        """This replica's monotonic clock: its own zero, its own speed."""
+        return self._base_local + (self.world.now - self._base_world) * self._rate // PPM
+
+    def set_rate(self, ppm: int) -> None:
+        """Let the clock run at another speed from now on (parts per million of true time)."""
+        self._base_local, self._base_world, self._rate = self.now(), self.world.now, ppm
+
+    def _world_time(self, local: Nanos) -> int:
+        return self._base_world + -(-(local - self._base_local) * PPM // self._rate)
+
+    def wake(self, at: Nanos) -> None:
+        """Tick at this local time. One event is under way at a time; it asks again if it comes too early."""
+        self._wake_at = at
+        event = self._wake_event
+        when = self._world_time(at)
+        if event is None or when < event:
+            self._wake_event = max(when, self.world.now)
+            self.world.at(when, self._wake, self.life, self._wake_event)
+
+    def _wake(self, life: int, event: int) -> None:
+        if life != self.life or event != self._wake_event:
+            return
+        self._wake_event = None
+        self._event(life, self._tick)
+
+    def _tick(self) -> None:
+        at = self._wake_at
+        if at is None:
+            return
+        if self.now() < at:
+            self.wake(at)
+            return
+        self._wake_at = None
+        self.driver.tick()
+
+    # --- network ----------------------------------------------------------------------------------------------------------------------
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """To the network, as it stands."""
+        cluster = self.cluster
+        probe = self.probe
+        assert probe is not None
+        for message in messages:
+            cluster.invariants.sent(self.name, message, probe.durable)
+            if message.sender != self.id:
+                raise SimulationError("sender", f"{self.name} sends {message}")
+            if not cluster.network.send(self.name, message.to, message) and cluster.rng.random() < 0.2:
+                self._later(MS, self._unreachable, message.to)
+
+    def _unreachable(self, peer: ReplicaId) -> None:
+        self.driver.unreachable(peer)
+
+    def arrive(self, message: Message) -> None:
+        """From the network."""
+        self._event(self.life, self._receive, message)
+
+    def _receive(self, message: Message) -> None:
+        self.world.note("RECV", self.name, message)
+        self.driver.receive(message)
+
+    # --- disk -------------------------------------------------------------------------------------------------------------------------
+
+    def write(self, write: Write) -> None:
+        """Queue; one write of all that has gathered is under way at a time."""
+        self._queue.append(write)
+        if not self._writing:
+            self._begin_write()
+
+    def _begin_write(self) -> None:
+        self._writing, self._queue = self._queue, []
+        self._later_disk(self._end_write)
+
+    def _later_disk(self, action: Callable[..., None], *arguments: object) -> None:
+        delay = self.disk_min + int(self.cluster.rng.random() * (self.disk_max - self.disk_min))
+        # The disk works on while the process is stopped, but nobody hears of it.
+        self._later(delay, action, *arguments)
+
+    def _end_write(self) -> None:
+        writes = self._writing
+        try:
+            self.storage.write_many(writes)
+        except OSError as error:
+            self._storage_failed(error)
+            return
+        self._written(writes)
+        self._writing = []
+        if self._compact is not None:
+            keep_from, self._compact = self._compact, None
+            self._do_compact(keep_from)
+        if self._queue:
+            self._begin_write()
+        self.driver.persisted(writes[-1].number)
+
+    def _written(self, writes: Sequence[Write]) -> None:
+        probe = self.probe
+        assert probe is not None
+        for write in writes:
+            probe.durable.carry_out(write)
+
+    def _storage_failed(self, error: Exception) -> None:
+        if not self.expect_failure:
+            raise SimulationError("no failure without a cause", f"{self.name}: {type(error).__name__}: {error}")
+        self.world.note("DISK FAILED", self.name, str(error))
+        self.driver.fail(str(error), error)
+
+    def break_disk(self, operation: str, code: int) -> bool:
+        """Arrange a failure of the disk; False if this storage knows none."""
+        disk = getattr(self.storage, "disk", None)
+        if disk is None:
+            return False
+        self.expect_failure = True
+        disk.arrange_failure(operation, code)
+        return True
+
+    def compact(self, keep_from: int) -> None:
+        """After all earlier writes."""
+        if self._writing:
+            self._compact = keep_from
+        else:
+            self._do_compact(keep_from)
+
+    def _do_compact(self, keep_from: int) -> None:
+        try:
+            self.storage.compact(keep_from)
+        except OSError as error:
+            self._storage_failed(error)
+
+    # --- the rest of DriverIO ---------------------------------------------------------------------------------------------------------
+
+    def soon(self) -> None:
+        """Flush when what is due now has been handled."""
+        if not self._soon:
+            self._soon = True
+            self._later(0, self._flush)
+
+    def _flush(self) -> None:
+        self._soon = False
+        self.driver.flush()
+
+    @contextlib.contextmanager
+    def open_snapshot(self, meta: SnapshotMeta) -> Iterator[BinaryIO]:
+        """From the disk."""
+        yield io.BytesIO(self.storage.read_snapshot(meta))
+
+    def take_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
+        """Frozen now, durable a little later."""
+        sink = io.BytesIO()
+        writer.write(sink)
+        self.world.note("SNAPSHOT", self.name, meta)
+        self._later_disk(self._snapshot_written, meta, sink.getvalue())
+
+    def _snapshot_written(self, meta: SnapshotMeta, raw: bytes) -> None:
+        if self.driver.failed is not None:
+            return
+        try:
+            self.storage.keep_snapshot(meta, raw)
+        except OSError as error:
+            self.world.note("SNAPSHOT FAILED", self.name, str(error))
+            self.driver.snapshot_failed(str(error))
+            return
+        self.cluster.statistics["snapshots taken"] += 1
+        self.driver.snapshot_taken(meta)
+
+    def stream_snapshot(self, message: InstallSnapshot) -> None:
+        """The file travels as bulk, then the message; both may fail."""
+        try:
+            raw = self.storage.read_snapshot(message.meta)
+        except (OSError, ValueError, KeyError) as error:
+            raise SimulationError("snapshots can be read", f"{self.name}: {message.meta}: {error}") from None
+        self.world.note("STREAM", self.name, message)
+        cluster = self.cluster
+        arrived = cluster.rng.random() > 0.1 and not cluster.network.is_cut(self.name, message.to)
+        duration = 2 * MS + int(cluster.rng.random() * 20 * MS)
+        if arrived:
+            self.world.after(duration, cluster.snapshot_arrives, self.name, message, raw)
+        self._later(duration + 2 * MS, self._streamed, message.to, message.meta.index, arrived)
+
+    def _streamed(self, to: ReplicaId, index: int, arrived: bool) -> None:
+        self.driver.snapshot_sent(to, index, arrived)
+
+    def snapshot_arrives(self, message: InstallSnapshot, raw: bytes) -> None:
+        """A whole file came in."""
+        self._event(self.life, self._receive_snapshot, message, raw)
+
+    def _receive_snapshot(self, message: InstallSnapshot, raw: bytes) -> None:
+        if self.driver.failed is not None:
+            return
+        try:
+            self.storage.receive_snapshot(message.meta, raw)
+        except OSError as error:
+            self._storage_failed(error)
+            return
+        self.cluster.statistics["snapshots received"] += 1
+        self._receive(message)
+
+    def discard_snapshot(self, meta: SnapshotMeta) -> None:
+        """Not wanted."""
+        with contextlib.suppress(OSError):
+            self.storage.discard_snapshot(meta)
+
+    def membership_changed(self, membership: Membership) -> None:
+        """Links exist between all anyway."""
+        self.world.note("MEMBERS", self.name, membership)
+
+    def failed(self, reason: str, error: BaseException | None) -> None:
+        """The driver gave up."""
+        if isinstance(error, CoreInvariantError) or not self.expect_failure:
+            raise SimulationError("no internal error", f"{self.name}: {reason}") from error
+
+    # --- the application's side ---------------------------------------------------------------------------------------------------------
+
+    def client_writes(self, data: bytes, answer: Answer) -> None:
+        """A client's request to write."""
+        self._event(self.life, self._propose, data, answer)
+
+    def _propose(self, data: bytes, answer: Answer) -> None:
+        try:
+            ticket = self.driver.propose(data)
+        except NotLeaderError as refusal:
+            answer("not leader", refusal.leader.id if refusal.leader else None)
+        except RaftError:
+            answer("refused", None)
+        else:
+            self.waiting[ticket] = answer
+            self.cluster.statistics["proposals"] += 1
+
+    def client_reads(self, answer: Answer) -> None:
+        """A client's request to read."""
+        self._event(self.life, self._read, answer)
+
+    def _read(self, answer: Answer) -> None:
+        self._read_number += 1
+        number = self._read_number
+
+        def confirmed(index: int | None) -> None:
+            if self.reading.pop(number, None) is None:
+                raise SimulationError("one answer", f"{self.name} answers read {number} twice")
+            if index is None:
+                answer("unknown", None)
+            else:
+                answer("ok", self.machine.value)
+
+        self.reading[number] = answer
+        try:
+            self.driver.read(confirmed)
+        except RaftError:
+            del self.reading[number]
+            answer("refused", None)
+
+    def _applied(self, entry: Committed, result: int, fresh: bool) -> None:
+        if fresh:
+            self.cluster.history.executed(self.name, self.machine.writes[-1], result)
+        if entry.ticket is not None:
+            answer = self.waiting.pop(entry.ticket, None)
+            if answer is None:
+                raise SimulationError("one answer", f"{self.name} applies ticket {entry.ticket}, which nobody holds")
+            answer("ok", result)
+
+    def _abandoned(self, tickets: Sequence[int]) -> None:
+        self.cluster.statistics["abandoned"] += len(tickets)
+        for ticket in tickets:
+            answer = self.waiting.pop(ticket, None)
+            if answer is None:
+                raise SimulationError("one answer", f"{self.name} abandons ticket {ticket}, which nobody holds")
+            answer("unknown", None)
+
+    def _restored(self, index: int) -> None:
+        self.cluster.restored(self, index)
