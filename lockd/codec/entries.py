@@ -30,7 +30,7 @@ def encode_entry(log_time: Nanos, batches: Iterable[bytes] = (), leader_term: in
 
 
 def decode_entry(data: bytes) -> LogEntry:
-    """The entry that `encode_entry` made. Anything else becomes an entry with one `Unknown` request, at log time 0: it lets no time pass."""
+    """The entry that `encode_entry` made. Anything else becomes one `Unknown` request at log time 0."""
     try:
         entry = entry_pb2.Entry.FromString(data)
     except DecodeError:
