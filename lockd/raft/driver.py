@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol, TypeAlias
 
 from lockd.raft.core.node import Node
 from lockd.raft.core.types import (
     Entry,
-    EntryKind,
     Input,
     InstallSnapshot,
     Membership,
@@ -40,101 +36,12 @@ from lockd.raft.core.types import (
     Tick,
     TransferLeadership,
     Unreachable,
-    Write,
 )
-from lockd.raft.port import (
-    Committed,
-    Member,
-    NotLeaderError,
-    OverloadedError,
-    SnapshotWriter,
-    StateMachine,
-    StorageFailedError,
-    UnavailableError,
-)
+from lockd.raft.driver_io import ENTRY_OVERHEAD, ChangeResult, DriverConfig, DriverIO, Lost
+from lockd.raft.driver_tickets import Tickets
+from lockd.raft.port import Member, NotLeaderError, StateMachine, StorageFailedError, UnavailableError
 
-__all__ = ["ChangeResult", "Driver", "DriverConfig", "DriverIO"]
-
-ENTRY_OVERHEAD = 32
-"""Bytes that one entry is counted with beyond its data, so that a flood of empty entries is bounded too."""
-
-
-class Lost:
-    """The leadership under which something was asked for is gone: its outcome is unknown here."""
-
-
-ChangeResult: TypeAlias = Membership | Refusal | type[Lost]
-"""How a membership change ended: committed, refused (nothing appended), or unknown."""
-
-
-class DriverIO(Protocol):
-    """What a driver needs of the world. No method calls back into the driver before it returned, except where it says so."""
-
-    def now(self) -> Nanos:
-        """Monotonic time; never goes back."""
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Hand messages to the transport, which may lose, repeat and reorder them. `InstallSnapshot` never comes this way."""
-
-    def write(self, write: Write) -> None:
-        """Carry out `write` after all earlier ones, as `Journal.write_many` does; once it is durable call `Driver.persisted(write.number)`.
-
-        One call for the last of several writes is enough. After a failure of the disk call `Driver.fail` instead, and never write again.
-        """
-
-    def compact(self, keep_from: int) -> None:
-        """Some time after all earlier writes: let the journal drop what lies below index `keep_from` (`Journal.compact`)."""
-
-    def wake(self, at: Nanos) -> None:
-        """Call `Driver.tick` at this time, instead of at the time asked for before."""
-
-    def soon(self) -> None:
-        """Call `Driver.flush` once all that is due at this moment has been handled (the end of the loop's turn)."""
-
-    def open_snapshot(self, meta: SnapshotMeta) -> AbstractContextManager[BinaryIO]:
-        """The application's part of the snapshot `meta`: the current one, or one received and not yet adopted."""
-
-    def take_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
-        """Write a snapshot aside and make it current; then call `Driver.snapshot_taken(meta)` or `Driver.snapshot_failed`."""
-
-    def stream_snapshot(self, message: InstallSnapshot) -> None:
-        """Stream the snapshot `message.meta` to `message.to`; at the end call `Driver.snapshot_sent(message.to, message.meta.index, ok)`.
-
-        Over there `message` goes to `Driver.receive` once the file is durable as received.
-        """
-
-    def discard_snapshot(self, meta: SnapshotMeta) -> None:
-        """After all earlier writes: a received snapshot was not wanted, its file may go."""
-
-    def membership_changed(self, membership: Membership) -> None:
-        """The membership in force changed: connect to who is new, part from who is gone."""
-
-    def failed(self, reason: str, error: BaseException | None) -> None:
-        """The driver stopped for good and does nothing any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class DriverConfig:
-    """Bounds and triggers, in bytes unless said."""
-
-    snapshot_log_bytes: int = 64 << 20
-    """A snapshot is due when so much was applied since the last one."""
-    keep_log_bytes: int = 16 << 20
-    """So much of the log before a snapshot is kept for slow followers."""
-    max_outstanding_bytes: int = 32 << 20
-    """Proposals accepted and not yet ended; more is refused with OverloadedError."""
-    max_outstanding: int = 100_000
-    """The same, as a count."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """Consecutive tickets at consecutive indexes, appended in one step of one term."""
-
-    term: int
-    first_index: int
-    first_ticket: int
-    count: int
+__all__ = ["ChangeResult", "Driver", "DriverConfig", "DriverIO", "Lost"]
 
 
 class Driver:
@@ -165,11 +72,7 @@ class Driver:
         self._wake_at: Nanos = -1
         self._membership = restored.snapshot.membership
         # proposals
-        self._gathered: list[bytes] = []
-        self._next_ticket = 1
-        self._runs: deque[_Run] = deque()
-        self._outstanding = 0
-        self._outstanding_bytes = 0
+        self._tickets = Tickets(self.config)
         self._announce_at: int | None = None
         self._changes: list[tuple[int, int, Membership, Callable[[ChangeResult], None]]] = []
         # reads
@@ -235,14 +138,7 @@ class Driver:
         self._check_alive()
         if self.role is not Role.LEADER:
             raise NotLeaderError(self.leader_member())
-        size = len(data) + ENTRY_OVERHEAD
-        if self._outstanding >= self.config.max_outstanding or self._outstanding_bytes + size > self.config.max_outstanding_bytes:
-            raise OverloadedError("too many proposals are waiting to be committed")
-        ticket = self._next_ticket
-        self._next_ticket = ticket + 1
-        self._outstanding += 1
-        self._outstanding_bytes += size
-        self._gathered.append(data)
+        ticket = self._tickets.add(data)
         self._ask_soon()
         return ticket
 
@@ -308,14 +204,14 @@ class Driver:
         """The time asked for by `DriverIO.wake` has come. Harmless at any other time."""
         self._wake_at = -1
         self._step(Tick())
-        if self._gathered or self._reads:
+        if self._tickets.gathered or self._reads:
             self._ask_soon()
 
     def flush(self) -> None:
         """Put what has gathered into the log, and ask for confirmation of the reads that wait. Harmless at any time."""
         self._soon = False
-        if self._gathered:
-            self._step(Propose(tuple(self._gathered)), self._proposed)
+        if self._tickets.gathered:
+            self._step(Propose(tuple(self._tickets.gathered)), self._proposed)
         if self._reads and self._alive():
             context = self._next_context
             self._next_context = context + 1
@@ -409,6 +305,8 @@ class Driver:
         if write is not None:
             self._then_send.append((write.number, write.then_send))
             self.io.write(write)
+            if not self._alive():
+                return
         if output.messages:
             self.io.send(output.messages)
         if output.committed:
@@ -436,66 +334,22 @@ class Driver:
 
     def _proposed(self, output: Output) -> None:
         """The answer to `flush`. What was refused stays gathered: it is taken later, or abandoned with the reign."""
-        gathered = self._gathered
-        if output.proposed is None:
-            return
-        term, first = output.proposed
-        self._runs.append(_Run(term, first, self._next_ticket - len(gathered), len(gathered)))
-        self._gathered = []
+        if output.proposed is not None:
+            self._tickets.appended(*output.proposed)
 
     def _apply(self, entries: list[Entry]) -> None:
-        normal = EntryKind.NORMAL
         if entries[0].index != self.applied + 1:
             raise RuntimeError(f"entry {entries[0].index} cannot follow what is applied, {self.applied}")
-        runs = self._runs
-        if runs and runs[0].first_index <= entries[-1].index:
-            batch = self._with_tickets(entries)
-        else:
-            batch = [Committed(entry.index, entry.term, entry.data, None) for entry in entries if entry.kind is normal]
+        batch, lost = self._tickets.match(entries)
         self.applied = entries[-1].index
         self._bytes_applied += sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD * len(entries)
         if not self._marks or self._bytes_applied - self._marks[-1][1] >= self._mark_every:
             self._marks.append((self.applied, self._bytes_applied))
         if batch:
             self.machine.apply(batch)
+        if lost:
+            self.machine.abandoned(lost)
         self._after_apply(entries)
-
-    def _with_tickets(self, entries: list[Entry]) -> list[Committed]:
-        normal = EntryKind.NORMAL
-        runs = self._runs
-        batch: list[Committed] = []
-        at = 0
-        while at < len(entries):
-            run = runs[0] if runs else None
-            index = entries[at].index
-            if run is None or index < run.first_index:
-                stop = len(entries) if run is None else min(len(entries), at + run.first_index - index)
-                batch += [Committed(e.index, e.term, e.data, None) for e in entries[at:stop] if e.kind is normal]
-                at = stop
-                continue
-            stop = min(len(entries), at + run.first_index + run.count - index)
-            while entries[stop - 1].term != run.term:
-                stop -= 1
-                if stop == at:
-                    break
-            if stop == at:
-                # Another leader's entry stands where ours was to be: the reign is over, though the role says so only later in this output.
-                self._lose_reign()
-                continue
-            shift = run.first_ticket - run.first_index
-            mine = entries[at:stop]
-            batch += [Committed(e.index, e.term, e.data, e.index + shift) for e in mine]
-            done = stop - at
-            ended = sum([len(e.data) for e in mine])
-            self._outstanding -= done
-            self._outstanding_bytes -= ended + ENTRY_OVERHEAD * done
-            run.first_index += done
-            run.first_ticket += done
-            run.count -= done
-            if not run.count:
-                runs.popleft()
-            at = stop
-        return batch
 
     def _after_apply(self, entries: list[Entry]) -> None:
         applied = self.applied
@@ -511,7 +365,7 @@ class Driver:
         if self._announce_at is not None and applied >= self._announce_at:
             self._announce_at = None
             self.machine.role_changed(self.role, self.term, self.leader_member())
-        if self._gathered:
+        if self._tickets.gathered:
             self._ask_soon()
         if self._taking is None and self._bytes_applied - self._bytes_at_snapshot >= self.config.snapshot_log_bytes:
             self._begin_snapshot()
@@ -529,11 +383,7 @@ class Driver:
 
     def _lose_reign(self) -> None:
         """Every ticket of the reign that ended, and every change, is abandoned."""
-        tickets = [ticket for run in self._runs for ticket in range(run.first_ticket, run.first_ticket + run.count)]
-        tickets.extend(range(self._next_ticket - len(self._gathered), self._next_ticket))
-        self._runs.clear()
-        self._gathered = []
-        self._outstanding = self._outstanding_bytes = 0
+        tickets = self._tickets.abandon()
         changes, self._changes = self._changes, []
         if tickets:
             self.machine.abandoned(tickets)
