@@ -176,6 +176,8 @@ def on_append_reply(s: State, m: AppendReply) -> None:
             peer.state is PeerState.SNAPSHOT and peer.match >= s.log.base_index
         ):
             peer.enter(PeerState.REPLICATE, peer.match + 1)
+        elif peer.next <= s.log.base_index:
+            peer.paused = False  # a probe from here is impossible: that it answers is all there is to wait for before a snapshot
         if news:
             advance_commit(s)
     else:
