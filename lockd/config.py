@@ -120,7 +120,7 @@ class NodeConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is handed in: `load` merges file, variables and flags, so that a test's environment cannot leak into a configuration."""
+        """Only what is handed in: `load` merges file, variables and flags, so that an environment cannot leak in unseen."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 

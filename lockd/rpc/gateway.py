@@ -83,7 +83,7 @@ class Gateway:
         except InvalidRequestError as error:
             raise RefusedError(from_invalid(error)) from error
         if not self.replica.leading:
-            return await self._forward(kind, request, response_type, context)
+            return await self.forward(_METHODS[kind], request, response_type, context)
         result = await self._submit(kind, request)
         if isinstance(result, Refused):
             raise RefusedError(from_refusal(result))
@@ -123,22 +123,23 @@ class Gateway:
         except RaftError as error:
             raise RefusedError(from_raft(error)) from error
 
-    async def _forward(self, kind: str, request: Any, response_type: type[ResponseT], context: Context) -> ResponseT:
+    async def forward(self, method: str, request: Message, response_type: type[ResponseT], context: Context) -> ResponseT:
+        """Hand a unary call to the leader, one hop, and pass its answer on. Raises RefusedError."""
         leader = self.replica.leader
         metadata: Any = context.invocation_metadata() or ()
         forwarded = any(key == FORWARDED_KEY for key, _ in metadata)
         if leader is None or forwarded or leader.id == self.engine.status().id:
             raise RefusedError(from_raft(NotLeaderError(None if leader is None or not forwarded else leader)))
         call = self.channel(leader.client_address).unary_unary(
-            _METHODS[kind],
+            method,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_type.FromString,
         )
         try:
             answer: ResponseT = await call(request, timeout=_remaining(context), metadata=((FORWARDED_KEY, "1"),))
-            return answer
         except grpc.aio.AioRpcError as error:
             raise RefusedError(_passed_on(error, leader.client_address)) from error
+        return answer
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """The channel to another node's client port; one an address, kept open."""

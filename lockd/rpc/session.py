@@ -1,0 +1,93 @@
+"""SessionService: sessions, and the stream of their requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from lockd.raft.port import NotLeaderError
+from lockd.replica import Replica
+from lockd.rpc.errors import RefusedError, abort
+from lockd.rpc.gateway import Context, Gateway
+from lockd.rpc.handlers import answered, page_size
+from lockd.rpc.reads import Reads
+from lockd.rpc.replies import duration
+from lockd.rpc.stream import Stream, end_streams, serve_stream
+from lockd.v1 import session_pb2 as pb
+
+SERVICE = "lockd.v1.SessionService"
+
+
+class SessionService:
+    """Sessions. The stream takes raw bytes: they go into the log as they came."""
+
+    def __init__(self, gateway: Gateway, reads: Reads) -> None:
+        self._gateway = gateway
+        self._reads = reads
+        self._streams: set[Stream] = set()
+
+    @property
+    def open_streams(self) -> int:
+        """How many clients are connected by stream."""
+        return len(self._streams)
+
+    def end_reign(self, replica: Replica) -> None:
+        """This node no longer leads: its streams end with the new leader's address, if it is known."""
+        end_streams(self._streams, NotLeaderError(replica.leader))
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, for a server."""
+        unary = grpc.unary_unary_rpc_method_handler
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "OpenSession": unary(self.open_session, pb.OpenSessionRequest.FromString, pb.OpenSessionResponse.SerializeToString),
+                "KeepAlive": unary(self.keep_alive, pb.KeepAliveRequest.FromString, pb.KeepAliveResponse.SerializeToString),
+                "CloseSession": unary(self.close_session, pb.CloseSessionRequest.FromString, pb.CloseSessionResponse.SerializeToString),
+                "ListSessions": unary(self.list_sessions, pb.ListSessionsRequest.FromString, pb.ListSessionsResponse.SerializeToString),
+                "Stream": grpc.stream_stream_rpc_method_handler(self.stream),
+            },
+        )
+
+    @answered
+    async def open_session(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
+        """Start a session."""
+        return await self._gateway.execute("open_session", request, pb.OpenSessionResponse, context)
+
+    @answered
+    async def keep_alive(self, request: pb.KeepAliveRequest, context: Context) -> pb.KeepAliveResponse:
+        """Extend a session."""
+        return await self._gateway.execute("keep_alive", request, pb.KeepAliveResponse, context)
+
+    @answered
+    async def close_session(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+        """End a session."""
+        return await self._gateway.execute("close_session", request, pb.CloseSessionResponse, context)
+
+    @answered
+    async def list_sessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        """The sessions, by id."""
+        await self._gateway.barrier(request.consistency, context)
+        sessions, token = self._reads.sessions(request.page_token, page_size(request.page_size))
+        return pb.ListSessionsResponse(
+            sessions=[
+                pb.SessionState(
+                    session_id=s.session,
+                    owner=s.owner,
+                    ttl=duration(s.ttl),
+                    expires_in=duration(s.expires_in),
+                    holds=s.holds,
+                    waits=s.waits,
+                )
+                for s in sessions
+            ],
+            next_page_token=token,
+        )
+
+    async def stream(self, _: Any, context: Context) -> None:
+        """Carry one session's requests and replies, as serialised messages."""
+        try:
+            await serve_stream(self._gateway.replica, self._reads, self._streams, context)
+        except RefusedError as refused:
+            await abort(context, refused.status)

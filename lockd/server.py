@@ -1,0 +1,175 @@
+"""The composition root: the only place where the parts meet.
+
+A node is an engine (the log), a replica (the machine behind it) and a gRPC server (the way in), on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from lockd.clock import LoopClock
+from lockd.config import ConfigError, NodeConfig, TlsFiles
+from lockd.ops import logs
+from lockd.ops.metrics import Metrics
+from lockd.raft.engine import EngineConfig, RaftEngine
+from lockd.raft.port import Engine, Member, NotLeaderError, ReplicaId, Role
+from lockd.raft.transport import TlsConfig
+from lockd.replica import Replica
+from lockd.rpc.cluster import ClusterService, NodeFacts
+from lockd.rpc.gateway import Gateway
+from lockd.rpc.ledger import LedgerService
+from lockd.rpc.lock import LockService
+from lockd.rpc.reads import Reads
+from lockd.rpc.row import RowService
+from lockd.rpc.session import SERVICE as SESSION_SERVICE
+from lockd.rpc.session import SessionService
+from lockd.v1 import cluster_pb2, cluster_pb2_grpc, lock_pb2, lock_pb2_grpc, row_pb2, row_pb2_grpc
+
+MESSAGE_BYTES_MAX = 8 << 20
+_STOP_GRACE = 0.2
+
+_SERVICES = (
+    SESSION_SERVICE,
+    *(
+        module.DESCRIPTOR.services_by_name[name].full_name
+        for module, name in (
+            (lock_pb2, "LockService"),
+            (row_pb2, "RowService"),
+            (cluster_pb2, "ClusterService"),
+            (ledger_pb2, "LedgerService"),
+        )
+    ),
+)
+
+
+class Node:
+    """One running lockd node. `async with Node(config) as node:` serves until the block ends; `wait()` until the node stops by itself."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.replica = Replica(LoopClock())
+        self.engine = make_engine(config, self.replica, self._failed)
+        self.replica.attach(self.engine)
+        self.replica.on_role = self._role_changed
+        self.address = config.advertise or config.listen
+        self._stopped: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._log = logs.get()
+        credentials = _channel_credentials(config.tls)
+        self.gateway = Gateway(self.replica, self.engine, credentials)
+        reads = Reads(self.replica)
+        self._sessions = SessionService(self.gateway, reads)
+        self.metrics = Metrics(self.engine, self.replica, self._sessions)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ]
+        )
+        self._health = health_aio.HealthServicer()
+        self._add_services(reads)
+
+    def _add_services(self, reads: Reads) -> None:
+        server = self._server
+        facts = NodeFacts(
+            cluster_id=self.config.cluster,
+            version=importlib.metadata.version("lockd"),
+            data_directory=str(self.config.data.resolve()) if self.config.data is not None else "",
+        )
+        server.add_generic_rpc_handlers((self._sessions.handlers(),))
+        lock_pb2_grpc.add_LockServiceServicer_to_server(LockService(self.gateway, reads), server)
+        row_pb2_grpc.add_RowServiceServicer_to_server(RowService(self.gateway, reads), server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterService(self.gateway, facts), server)
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self.gateway), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, reflection.SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server
+        )
+
+    async def start(self) -> None:
+        """Bind the client port, recover, and join the cluster. Raises on a port in use, or on a damaged or foreign data directory."""
+        config = self.config
+        try:
+            if config.tls is None:
+                self._server.add_insecure_port(config.listen)
+            else:
+                self._server.add_secure_port(config.listen, _server_credentials(config.tls))
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {config.listen}: {error}") from error
+        await self.engine.start()
+        await self._server.start()
+        self.metrics.serve(config.metrics_listen)
+        await self._set_health(serving=True)
+        # What recovery built lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        self._log.info(
+            "serving", address=self.address, engine=config.engine, data=str(config.data), version=importlib.metadata.version("lockd")
+        )
+
+    async def _set_health(self, *, serving: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *_SERVICES):
+            await self._health.set(service, state)
+
+    async def stop(self) -> None:
+        """Stop cleanly: hand leadership over if that is quick, answer what is known, close the log."""
+        await self._set_health(serving=False)
+        self._sessions.end_reign(self.replica)
+        await self._server.stop(_STOP_GRACE)
+        await self.gateway.close()
+        await self.engine.stop()
+        self.metrics.close()
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+        self._log.info("stopped")
+
+    async def wait(self) -> str | None:
+        """Wait until the node stops: None after `stop`, else why it failed."""
+        return await asyncio.shield(self._stopped)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    def _role_changed(self, role: Role, term: int, leader: Member | None) -> None:
+        self._log.info("role_changed", role=role.value, term=term, leader=leader.id if leader else None, index=self.replica.applied_index)
+        if role is not Role.LEADER:
+            self._sessions.end_reign(self.replica)
+
+    def _failed(self, reason: str) -> None:
+        """The engine stopped for good: nothing is acknowledged any more."""
+        self._log.error("node_failed", reason=reason, index=self.replica.applied_index)
+        self._sessions.end_reign(self.replica)
+        if not self._stopped.done():
+            self._stopped.set_result(reason)
+
+
+def make_engine(config: NodeConfig, replica: Replica, on_failed: object) -> Engine:
+    """The log that the configuration asks for."""
+    raise NotImplementedError
+
+
+def _channel_credentials(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:
+    if tls is None:
+        return None
+    return grpc.ssl_channel_credentials(tls.ca.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes())
+
+
+def _server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.cert.read_bytes())], tls.ca.read_bytes(), require_client_auth=True)
