@@ -14,7 +14,7 @@ from tests.sim.history import History
 from tests.sim.invariants import Invariants, Shadow
 from tests.sim.network import Network
 from tests.sim.replica import CheckedNode, Replica
-from tests.sim.storage import ModelStorage, Storage
+from tests.sim.storage import JournalStorage, ModelStorage, Storage
 from tests.sim.world import MS, SECOND, SimulationError, World
 
 
@@ -36,7 +36,8 @@ class Setup:
     keep_log_bytes: int = 1000
     max_append_bytes: int = 600
     max_inflight_messages: int = 8
-    journal: bool = True
+    segment_bytes: int = 16384
+    """Of the journal; 0 for the ideal storage."""
 
 
 @dataclass(slots=True)
@@ -110,6 +111,8 @@ class Cluster:
         return replica
 
     def _storage(self, name: str, genesis: SnapshotMeta) -> Storage:
+        if self.setup.segment_bytes:
+            return JournalStorage(name, genesis, self.rng, self.setup.segment_bytes)
         return ModelStorage(genesis)
 
     def node_config(self, replica: Replica) -> Config:
@@ -216,7 +219,7 @@ class Cluster:
             if replica.up and replica.driver.failed is not None:
                 replica.crash(power=True)
             if not replica.up:
-                replica.start()
+                replica.start(recovery_cut=0.0)
 
     def converge(self, within: int) -> None:
         """Wait for convergence, and judge the final state."""

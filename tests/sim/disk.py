@@ -130,21 +130,21 @@ class SimFile:
                 raise
         self._blob.write(offset, raw)
 
-    def read_at(self, offset: int, size: int) -> bytes:
+    def read_at(self, offset: int, n: int) -> bytes:
         """Bytes as programs see them, fewer at the end of the file."""
         if self._disk.attention:
             self._disk.check("read")
-        return bytes(self._blob.live[offset : offset + size])
+        return bytes(self._blob.live[offset : offset + n])
 
     def size(self) -> int:
         """Length in bytes."""
         return len(self._blob.live)
 
-    def truncate(self, size: int) -> None:
+    def truncate(self, n: int) -> None:
         """Cut or extend (with zeros), without durability."""
         if self._disk.attention:
             self._disk.check("write")
-        self._blob.truncate(size)
+        self._blob.truncate(n)
 
     def sync(self) -> None:
         """Make what was written durable."""
@@ -177,7 +177,7 @@ class SimDisk:
 
     # --- the protocol -------------------------------------------------------------------------------------------------------------
 
-    def create(self, name: str, size: int) -> SimFile:
+    def create(self, name: str, size: int = 0) -> SimFile:
         """A new file of `size` zero bytes. The name is not durable before `sync`, the size not before the file's `sync`."""
         if self.attention:
             self.check("create")
@@ -242,9 +242,9 @@ class SimDisk:
             raise OSError(self.broken, os.strerror(self.broken))
 
     def arrange_power_cut(self, operations: int) -> None:
-        """The power goes after so many more changing operations: they raise `PowerCutError`."""
-        self.fuse = operations
-        self.attention = True
+        """The power goes after so many more changing operations: they raise `PowerCutError`. Fewer than none: it does not."""
+        self.fuse = operations if operations >= 0 else None
+        self.attention = self.fuse is not None or self.fail_at is not None
 
     def arrange_failure(self, operation: str, code: int) -> None:
         """The next `operation` (write, sync, create, rename, remove) fails with this errno, and everything after it."""

@@ -43,19 +43,19 @@ class Plan:
 PROFILES: dict[str, dict[str, int]] = {
     "calm": {"transfer": 2, "snapshot": 2, "burst": 2, "crash": 1},
     "network": {"isolate": 4, "cut": 4, "partition": 3, "mend": 3, "storm": 3, "burst": 2, "clock": 1, "pause": 1},
-    "crashes": {"crash": 6, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "cut": 1, "mend": 1, "storm": 1},
+    "crashes": {"crash": 4, "power": 4, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "cut": 1, "mend": 1, "storm": 1},
     "leaders": {
         "isolate leader": 4, "transfer": 3, "crash leader": 3, "pause leader": 2, "mend": 2, "burst": 2, "storm": 1, "one-way leader": 2,
     },
     "members": {
         "add": 5, "promote": 4, "remove": 4, "two changes": 2, "crash": 2, "isolate": 2, "mend": 2, "transfer": 1, "isolate leader": 1,
     },
-    "snapshots": {"snapshot": 5, "burst": 4, "isolate": 3, "mend": 3, "crash": 4, "storm": 1, "slow disk": 1},
-    "disks": {"disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
+    "snapshots": {"snapshot": 5, "power": 3, "burst": 4, "isolate": 3, "mend": 3, "crash": 4, "storm": 1, "slow disk": 1},
+    "disks": {"power": 3, "disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
     "everything": {
-        "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 4, "blackout": 1,
-        "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1, "two changes": 1,
-        "snapshot": 2, "disk error": 1, "disk full": 1, "wall": 1, "one-way leader": 1,
+        "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3, "power": 2,
+        "blackout": 1, "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1,
+        "two changes": 1, "snapshot": 2, "disk error": 1, "disk full": 1, "wall": 1, "one-way leader": 1,
     },
 }  # fmt: skip
 """Profile -> how often each kind of fault is drawn."""
@@ -79,6 +79,7 @@ def plan(seed: int, profile: str | None = None) -> Plan:
         keep_log_bytes=rng.choice((100, 1000, 4000)),
         max_append_bytes=rng.choice((200, 600, 4000)),
         max_inflight_messages=rng.choice((2, 8, 64)),
+        segment_bytes=rng.choice((5000, 8192, 32768)),
     )
     kinds, odds = list(weights), list(weights.values())
     count = rng.choice((4, 7, 10, 14))
@@ -216,6 +217,10 @@ class Nemesis:
     def crash_leader(self, fault: Fault) -> None:
         """The leader dies and comes back."""
         self._crash(fault, self._leader(fault.a))
+
+    def power(self, fault: Fault) -> None:
+        """One machine loses power in the middle of a write, a snapshot, a compaction, whatever its disk does next."""
+        self._any(fault.a).cut_power_within(int(fault.b * 12))
 
     def blackout(self, fault: Fault) -> None:
         """Everything loses power at once."""
@@ -374,6 +379,7 @@ KINDS: dict[str, _Kind] = {
     "storm": Nemesis.storm,
     "crash": Nemesis.crash,
     "crash leader": Nemesis.crash_leader,
+    "power": Nemesis.power,
     "blackout": Nemesis.blackout,
     "pause": Nemesis.pause,
     "pause leader": Nemesis.pause_leader,

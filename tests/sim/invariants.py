@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from lockd.raft.core.types import (
     AppendReply,
     Entry,
+    EntryKind,
     HardState,
     Membership,
     Message,
@@ -141,6 +142,31 @@ class Invariants:
             if first > log.last + 1:
                 raise SimulationError("log has no gaps", f"{who} writes at {first}, its log ends at {log.last}")
             self.matching(who, log.term_at(first - 1), write.entries)
+
+    def changing(self, who: str, write: Write, log: Shadow, commit: int, term: int, pending: int) -> None:
+        """A leader appends a membership: the one before it (at `pending`) is committed, and so is an entry of its own term (4.1)."""
+        for entry in write.entries:
+            if entry.kind is EntryKind.MEMBERSHIP:
+                if pending > commit:
+                    raise SimulationError(
+                        "one change at a time", f"{who} changes the membership at {entry.index}; {pending} is not committed"
+                    )
+                if log.term_at(commit) != term:
+                    raise SimulationError(
+                        "no change before an own commit",
+                        f"{who} changes the membership at {entry.index} in term {term}; it has committed {commit}@{log.term_at(commit)}",
+                    )
+                pending = entry.index
+
+    def believes(self, who: str, peer: str, match: int, term: int | None, before: int, held: Shadow | None) -> None:
+        """What a leader believes a peer to hold is there, and stays."""
+        if match < before:
+            raise SimulationError("match never goes back", f"leader {who} took {peer} to hold {before}, now {match}")
+        if term is None and match in self.committed:  # the leader's log has dropped it
+            term = self.committed[match].term
+        if match > before and (held is None or term is None or not held.holds(match, term)):
+            ends = None if held is None else held.last
+            raise SimulationError("match is true", f"leader {who} takes {peer} to hold {match}@{term}; its disk ends at {ends}")
 
     def matching(self, who: str, before: int | None, entries: Sequence[Entry]) -> None:
         """Log matching: equal index and term mean equal entries, and equal entries before them."""

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, BinaryIO
 from lockd.raft.core.config import CoreInvariantError
 from lockd.raft.core.node import Node
 from lockd.raft.core.types import (
+    AppendReply,
+    EntryKind,
     Input,
     InstallSnapshot,
     Membership,
     Message,
     Nanos,
     Output,
+    ProposeMembership,
     Read,
+    Receive,
     ReplicaId,
     Restored,
     Role,
@@ -29,9 +33,10 @@ from lockd.raft.core.types import (
 )
 from lockd.raft.port import Committed, NotLeaderError, RaftError, SnapshotWriter
 from tests.sim.clients import Answer
+from tests.sim.disk import PowerCutError
 from tests.sim.invariants import Shadow
 from tests.sim.register import Register
-from tests.sim.storage import Storage
+from tests.sim.storage import STORAGE_ERRORS, Storage
 from tests.sim.world import MS, US, SimulationError
 
 if TYPE_CHECKING:
@@ -57,7 +62,7 @@ class CheckedNode(Node):
 class Probe:
     """What is remembered of one process life, to judge the next step by."""
 
-    __slots__ = ("applied", "commit", "contexts", "durable", "log", "replica")
+    __slots__ = ("applied", "commit", "contexts", "durable", "log", "matches", "pending_change", "replica")
 
     def __init__(self, replica: Replica, restored: Restored) -> None:
         self.replica = replica
@@ -67,6 +72,10 @@ class Probe:
         self.log = Shadow(snapshot.index, snapshot.term, list(terms), restored.hard_state)
         self.durable = Shadow(snapshot.index, snapshot.term, terms, restored.hard_state)
         self.contexts: dict[int, int] = {}
+        """Reads by context: what was committed when they were asked for."""
+        self.matches: dict[str, tuple[int, int]] = {}
+        """As leader: (term, match) of each peer."""
+        self.pending_change = max((entry.index for entry in restored.entries if entry.kind is EntryKind.MEMBERSHIP), default=0)
 
     def stepped(self, node: Node, item: Input, output: Output, *, was_leader: bool, term_before: int) -> None:
         """Look at one step."""
@@ -86,15 +95,31 @@ class Probe:
         if commit != self.commit:
             if commit < self.commit:
                 raise SimulationError("commit never goes back", f"{name} went from {self.commit} to {commit}")
-            if leads:
+            if leads or (was_leader and node.term == term_before):
                 invariants.leader_committed(name, node.term, commit, node.term_at(commit), node.membership, cluster.durable)
             elif commit > invariants.frontier:
                 raise SimulationError("followers commit what leaders committed", f"{name} commits {commit}, leaders {invariants.frontier}")
             self.commit = commit
+        same_reign = was_leader and leads and node.term == term_before
         if output.write is not None:
             write = output.write
-            invariants.appended(name, write, self.log, commit_before, leads=was_leader and leads and node.term == term_before)
+            invariants.appended(name, write, self.log, commit_before, leads=same_reign)
+            if type(item) is ProposeMembership:
+                invariants.changing(name, write, self.log, commit_before, node.term, self.pending_change)
             self.log.carry_out(write)
+            for entry in write.entries:
+                if entry.kind is EntryKind.MEMBERSHIP:
+                    self.pending_change = entry.index
+        if type(item) is Receive and same_reign and type(item.message) is AppendReply:
+            peer = item.message.sender
+            progress = node.progress.get(peer)
+            if progress is not None:
+                term, before = self.matches.get(peer, (0, 0))
+                before = before if term == node.term else 0
+                match = progress.match
+                if match != before:
+                    invariants.believes(name, peer, match, node.term_at(match), before, cluster.durable.get(peer))
+                    self.matches[peer] = (node.term, match)
         if output.install is not None:
             self.applied = output.install.index
         if output.committed:
@@ -128,7 +153,8 @@ class Replica:
         self._in_flight: list[Write] = []
         self._queue: list[Write] = []
         self._writing: list[Write] = []
-        self._compact: int | None = None
+        self._after_writes: list[Callable[[], None]] = []
+        """What is to be done to the disk after all writes asked for before."""
         self._wake_at: int | None = None
         self._wake_event: int | None = None
         self._soon = False
@@ -141,13 +167,29 @@ class Replica:
 
     # --- life -------------------------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """A process starts from the disk."""
+    def _start_again(self, life: int) -> None:
+        if not self.up and life == self.life:
+            self.start()
+
+    def start(self, recovery_cut: float = 0.1) -> None:
+        """A process starts from the disk; with some probability the power goes again while it recovers."""
         cluster = self.cluster
         self.life += 1
         self.up = True
         self.paused = False
-        restored = self.storage.recover()
+        if self.cluster.rng.random() < recovery_cut:
+            self.storage.arrange_power_cut(self.cluster.rng.randrange(8))
+        try:
+            restored = self.storage.recover()
+        except PowerCutError:
+            self.world.note("CRASH", self.name, "in recovery")
+            self.up = False
+            self.storage.crash(power=True)
+            self.world.after(20 * MS, self._start_again, self.life)
+            return
+        except (ValueError, *STORAGE_ERRORS) as error:
+            raise SimulationError("recovery", f"{self.name} cannot start: {type(error).__name__}: {error}") from error
+        self.storage.arrange_power_cut(-1)
         previous = self.probe
         self.probe = Probe(self, restored)
         if previous is not None:
@@ -166,21 +208,22 @@ class Replica:
         self.world.note("START", self.name, restored.hard_state, f"log {restored.snapshot.index}+{len(restored.entries)}")
         self.driver.start()
 
-    def crash(self, *, power: bool) -> None:
-        """The process dies at this moment, perhaps in the middle of a write."""
+    def crash(self, *, power: bool, within: bool = False) -> None:
+        """The process dies at this moment, perhaps in the middle of a write; `within` says that the disk has seen to that already."""
         if not self.up:
             return
-        self.world.note("CRASH", self.name, "power" if power else "process", f"writing {len(self._writing)}")
+        self.world.note("CRASH", self.name, "power" if power else "process", f"writing {len(self._writing)}", "within" if within else "")
+        self.cluster.statistics["crashes"] += 1
         self.up = False
         self.life += 1
-        if self._writing and not self.expect_failure:
+        if self._writing and not self.expect_failure and not within:
             self.storage.crash_within(self._writing, self.cluster.rng)
         self.storage.crash(power=power)
         self._in_flight = self._writing
         self._forget()
 
     def _forget(self) -> None:
-        self._queue, self._writing, self._compact = [], [], None
+        self._queue, self._writing, self._after_writes = [], [], []
         self._wake_at = self._wake_event = None
         self._soon = self.paused = self.expect_failure = False
         self._held.clear()
@@ -208,7 +251,11 @@ class Replica:
         if self.paused:
             self._held.append((action, arguments))
             return
-        action(*arguments)
+        try:
+            action(*arguments)
+        except PowerCutError:
+            self.crash(power=True, within=True)
+            self.world.after(5 * MS + int(self.cluster.rng.random() * 400 * MS), self._start_again, self.life)
 
     def _later(self, delay: int, action: Callable[..., None], *arguments: object) -> None:
         self.world.after(delay, self._event, self.life, action, *arguments)
@@ -297,16 +344,17 @@ class Replica:
         writes = self._writing
         try:
             self.storage.write_many(writes)
-        except OSError as error:
+        except STORAGE_ERRORS as error:
             self._storage_failed(error)
             return
         self._written(writes)
         self._writing = []
-        if self._compact is not None:
-            keep_from, self._compact = self._compact, None
-            self._do_compact(keep_from)
         if self._queue:
             self._begin_write()
+        else:
+            due, self._after_writes = self._after_writes, []
+            for action in due:
+                action()
         self.driver.persisted(writes[-1].number)
 
     def _written(self, writes: Sequence[Write]) -> None:
@@ -321,27 +369,33 @@ class Replica:
         self.world.note("DISK FAILED", self.name, str(error))
         self.driver.fail(str(error), error)
 
+    def cut_power_within(self, operations: int) -> None:
+        """The power goes in the middle of what the disk does next."""
+        if self.up and not self.expect_failure:
+            self.storage.arrange_power_cut(operations)
+
     def break_disk(self, operation: str, code: int) -> bool:
         """Arrange a failure of the disk; False if this storage knows none."""
-        disk = getattr(self.storage, "disk", None)
-        if disk is None:
+        if not self.storage.arrange_failure(operation, code):
             return False
         self.expect_failure = True
-        disk.arrange_failure(operation, code)
         return True
 
     def compact(self, keep_from: int) -> None:
         """After all earlier writes."""
-        if self._writing:
-            self._compact = keep_from
-        else:
-            self._do_compact(keep_from)
+        self._in_turn(lambda: self.storage.compact(keep_from))
 
-    def _do_compact(self, keep_from: int) -> None:
-        try:
-            self.storage.compact(keep_from)
-        except OSError as error:
-            self._storage_failed(error)
+    def _in_turn(self, action: Callable[[], None]) -> None:
+        def act() -> None:
+            try:
+                action()
+            except STORAGE_ERRORS as error:
+                self._storage_failed(error)
+
+        if self._writing:
+            self._after_writes.append(act)
+        else:
+            act()
 
     # --- the rest of DriverIO ---------------------------------------------------------------------------------------------------------
 
@@ -372,7 +426,9 @@ class Replica:
             return
         try:
             self.storage.keep_snapshot(meta, raw)
-        except OSError as error:
+        except STORAGE_ERRORS as error:
+            if not self.expect_failure:
+                raise SimulationError("no failure without a cause", f"{self.name}: {error}") from None
             self.world.note("SNAPSHOT FAILED", self.name, str(error))
             self.driver.snapshot_failed(str(error))
             return
@@ -382,8 +438,8 @@ class Replica:
     def stream_snapshot(self, message: InstallSnapshot) -> None:
         """The file travels as bulk, then the message; both may fail."""
         try:
-            raw = self.storage.read_snapshot(message.meta)
-        except (OSError, ValueError, KeyError) as error:
+            raw = self.storage.snapshot_file(message.meta)
+        except (ValueError, KeyError, *STORAGE_ERRORS) as error:
             raise SimulationError("snapshots can be read", f"{self.name}: {message.meta}: {error}") from None
         self.world.note("STREAM", self.name, message)
         cluster = self.cluster
@@ -405,7 +461,7 @@ class Replica:
             return
         try:
             self.storage.receive_snapshot(message.meta, raw)
-        except OSError as error:
+        except STORAGE_ERRORS as error:
             self._storage_failed(error)
             return
         self.cluster.statistics["snapshots received"] += 1
@@ -413,8 +469,7 @@ class Replica:
 
     def discard_snapshot(self, meta: SnapshotMeta) -> None:
         """Not wanted."""
-        with contextlib.suppress(OSError):
-            self.storage.discard_snapshot(meta)
+        self._in_turn(lambda: self.storage.discard_snapshot(meta))
 
     def membership_changed(self, membership: Membership) -> None:
         """Links exist between all anyway."""

@@ -1,15 +1,24 @@
 """What a simulated replica keeps over its crashes, behind one small interface.
 
-`ModelStorage` is the ideal: every write is atomic, and done or not done. It isolates the consensus from the journal.
+`JournalStorage` is the production journal, snapshots and recovery over a simulated disk. `ModelStorage` is the ideal: every write is
+atomic, and done or not done; it isolates the consensus from the journal.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from lockd.raft.core.types import Entry, HardState, Restored, SnapshotMeta, Write
+from lockd.raft.core.types import Entry, HardState, ReplicaId, Restored, SnapshotMeta, Write
+from lockd.raft.journal import JournalOptions
+from lockd.raft.journal_format import JournalError
+from lockd.raft.recovery import Store
+from lockd.raft.snapshots import SnapshotFile
+from tests.sim.disk import PowerCutError, SimDisk
+
+STORAGE_ERRORS = (OSError, JournalError)
+"""What the storage raises when the disk fails."""
 
 
 class Storage(Protocol):
@@ -27,8 +36,11 @@ class Storage(Protocol):
     def keep_snapshot(self, meta: SnapshotMeta, raw: bytes) -> None:
         """Make a snapshot of the application durable and current."""
 
+    def snapshot_file(self, meta: SnapshotMeta) -> bytes:
+        """The current snapshot as it travels to another replica."""
+
     def receive_snapshot(self, meta: SnapshotMeta, raw: bytes) -> None:
-        """Make a received snapshot durable aside; a write adopts it, or `discard_snapshot` drops it."""
+        """Make what travelled durable aside; a write adopts it, or `discard_snapshot` drops it."""
 
     def discard_snapshot(self, meta: SnapshotMeta) -> None:
         """Drop a received snapshot that was not wanted."""
@@ -41,6 +53,12 @@ class Storage(Protocol):
 
     def crash_within(self, writes: Sequence[Write], rng: random.Random) -> None:
         """Begin `write_many` and die somewhere in it. `crash` follows."""
+
+    def arrange_power_cut(self, operations: int) -> None:
+        """Let the power go after so many more operations of the disk."""
+
+    def arrange_failure(self, operation: str, code: int) -> bool:
+        """Let the next such operation of the disk fail; False if there is no disk."""
 
 
 class ModelStorage:
@@ -93,6 +111,10 @@ class ModelStorage:
             self._snapshots = {(meta.index, meta.term): raw}
             self._snapshot = meta
 
+    def snapshot_file(self, meta: SnapshotMeta) -> bytes:
+        """As it is."""
+        return self._snapshots[meta.index, meta.term]
+
     def receive_snapshot(self, meta: SnapshotMeta, raw: bytes) -> None:
         """Aside."""
         self._received[meta.index, meta.term] = raw
@@ -112,3 +134,105 @@ class ModelStorage:
     def crash_within(self, writes: Sequence[Write], rng: random.Random) -> None:
         """Any number of whole writes."""
         self.write_many(writes[: rng.randrange(len(writes) + 1)])
+
+    def arrange_power_cut(self, operations: int) -> None:
+        """There is no disk."""
+
+    def arrange_failure(self, operation: str, code: int) -> bool:
+        """There is no disk."""
+        return False
+
+
+class _Raw:
+    """Bytes as a snapshot writer."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def write(self, sink: BinaryIO) -> None:
+        """All of it."""
+        sink.write(self._raw)
+
+
+class JournalStorage:
+    """The production `Store` over a `SimDisk`."""
+
+    __slots__ = ("_first", "_id", "_options", "_store", "disk")
+
+    def __init__(self, replica: str, genesis: SnapshotMeta, rng: random.Random, segment_bytes: int) -> None:
+        self.disk = SimDisk(rng)
+        self._id = ReplicaId(replica)
+        self._first = genesis.membership
+        self._options = JournalOptions(segment_bytes=segment_bytes, salt=lambda: rng.getrandbits(64))
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The open store of this process life."""
+        if self._store is None:
+            raise JournalError("the store is not open")
+        return self._store
+
+    def recover(self) -> Restored:
+        """Recovery of production."""
+        self._store, restored = Store.open(self.disk, "sim", self._id, self._first, self._options)
+        return restored
+
+    def write_many(self, writes: Sequence[Write]) -> None:
+        """One batch."""
+        self.store.write_many(writes)
+
+    def compact(self, keep_from: int) -> None:
+        """Segments go."""
+        self.store.compact(keep_from)
+
+    def keep_snapshot(self, meta: SnapshotMeta, raw: bytes) -> None:
+        """Write aside and publish."""
+        self.store.snapshots.take(meta, _Raw(raw))
+
+    def snapshot_file(self, meta: SnapshotMeta) -> bytes:
+        """The file."""
+        return b"".join(self.store.snapshots.pieces(SnapshotFile(meta.index, meta.term), 1000))
+
+    def receive_snapshot(self, meta: SnapshotMeta, raw: bytes) -> None:
+        """In a few pieces."""
+        receiver = self.store.snapshots.receive(meta)
+        for at in range(0, len(raw), 1000):
+            receiver.write(raw[at : at + 1000])
+        receiver.finish()
+
+    def discard_snapshot(self, meta: SnapshotMeta) -> None:
+        """Drop the file."""
+        self.store.snapshots.discard(meta)
+
+    def read_snapshot(self, meta: SnapshotMeta) -> bytes:
+        """Verified."""
+        with self.store.snapshots.open(meta) as source:
+            return source.read()
+
+    def crash(self, *, power: bool) -> None:
+        """The disk decides what stays."""
+        self._store = None
+        if power:
+            self.disk.power_cut()
+        else:
+            self.disk.process_died()
+
+    def crash_within(self, writes: Sequence[Write], rng: random.Random) -> None:
+        """Up to a few operations of the disk."""
+        self.disk.arrange_power_cut(rng.randrange(6))
+        try:
+            self.write_many(writes)
+        except (PowerCutError, *STORAGE_ERRORS):
+            return
+
+    def arrange_power_cut(self, operations: int) -> None:
+        """Light the fuse."""
+        self.disk.arrange_power_cut(operations)
+
+    def arrange_failure(self, operation: str, code: int) -> bool:
+        """Break it."""
+        self.disk.arrange_failure(operation, code)
+        return True
