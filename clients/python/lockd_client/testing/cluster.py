@@ -69,7 +69,7 @@ class NodeProcess:
             )
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         self._end(signal.SIGKILL)
 
     def terminate(self, timeout: float = 10.0) -> int:
