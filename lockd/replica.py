@@ -18,7 +18,7 @@ from lockd.machine.commands import LogEntry, Request
 from lockd.machine.results import Completion, Result
 from lockd.machine.state import Machine
 from lockd.machine.types import Nanos, RequestId, SessionId
-from lockd.raft.port import Committed, Engine, Member, NotLeaderError, OverloadedError, RaftError, Role
+from lockd.raft.port import Committed, Engine, Member, NotLeaderError, OverloadedError, RaftError, Role, UnknownOutcomeError
 
 ENTRY_BYTES_MAX = 4 << 20
 """One log entry gathers at most this much (more only if a single batch is larger)."""
@@ -26,14 +26,6 @@ ENTRY_BYTES_MAX = 4 << 20
 
 TICK_RETRY: Nanos = 50_000_000
 """After a Tick that the log would not take."""
-
-
-class UnknownOutcomeError(RaftError):
-    """Leadership was lost with the request in the log: it may or may not take effect. The same request id, asked again, tells."""
-
-    def __init__(self, leader: Member | None) -> None:
-        super().__init__("leadership was lost while the request was in the log")
-        self.leader = leader
 
 
 class Sink(Protocol):

@@ -30,6 +30,7 @@ __all__ = [
     "StateMachine",
     "StorageFailedError",
     "UnavailableError",
+    "UnknownOutcomeError",
 ]
 
 
@@ -42,6 +43,14 @@ class NotLeaderError(RaftError):
 
     def __init__(self, leader: Member | None) -> None:
         super().__init__(f"not leader; leader is {leader.id if leader else 'unknown'}")
+        self.leader = leader
+
+
+class UnknownOutcomeError(RaftError):
+    """Leadership was lost with the request in the log: it may or may not take effect. The same request id, asked again, tells."""
+
+    def __init__(self, leader: Member | None) -> None:
+        super().__init__("leadership was lost while the request was in the log")
         self.leader = leader
 
 

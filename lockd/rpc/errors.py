@@ -14,8 +14,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from lockd.machine.results import Refused
-from lockd.raft.port import Member, NotLeaderError, OverloadedError, RaftError, StorageFailedError, UnavailableError
-from lockd.replica import UnknownOutcomeError
+from lockd.raft.port import (
+    Member,
+    NotLeaderError,
+    OverloadedError,
+    RaftError,
+    StorageFailedError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
 
 DOMAIN = "lockd"
 STATUS_KEY = "grpc-status-details-bin"
