@@ -3,7 +3,7 @@
 An *engine* orders opaque bytes and makes them durable; a *state machine* (in production `lockd.replica.Replica`) applies them. Two engines
 implement `Engine`: `lockd.raft.engine` (our core, the default) and `lockd.raft.pysyncobj_engine`.
 
-Threading: every method of both sides is called on the event loop's thread, and none blocks, except that `StateMachine.write_snapshot` may be
+Threading: every method of both sides is called on the event loop's thread, and none blocks, except that `SnapshotWriter.write` may be
 called in a forked child or a worker thread (see there). Ownership: bytes handed over are never changed by either side.
 """
 
