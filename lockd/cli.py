@@ -121,7 +121,8 @@ def _run(config: NodeConfig) -> None:
     # Here, not above: `lockd --help` should not wait for gRPC.
     import uvloop
 
-    from lockd.raft.recovery import DataDirectoryError
+    from lockd.raft.disk import DirectoryInUseError
+    from lockd.raft.journal_format import JournalError
     from lockd.server import Node
 
     async def main() -> str | None:
@@ -142,8 +143,10 @@ def _run(config: NodeConfig) -> None:
         reason = uvloop.run(main())
     except ConfigError as error:
         _exit(EXIT_USAGE, f"lockd: {error}")
-    except DataDirectoryError as error:
+    except (JournalError, DirectoryInUseError) as error:
         _exit(EXIT_DATA, f"lockd: refusing to start: {error}")
+    except OSError as error:
+        _exit(EXIT_FAILED, f"lockd: {error}")
     if reason is not None:
         _exit(EXIT_FAILED, f"lockd: the node failed: {reason}")
 

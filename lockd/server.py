@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.metadata
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,9 +22,11 @@ from lockd.clock import LoopClock
 from lockd.config import ConfigError, NodeConfig, TlsFiles
 from lockd.ops import logs
 from lockd.ops.metrics import Metrics
+from lockd.raft.core.config import Config
+from lockd.raft.driver_io import DriverConfig
 from lockd.raft.engine import EngineConfig, RaftEngine
-from lockd.raft.port import Engine, Member, NotLeaderError, ReplicaId, Role
-from lockd.raft.transport import TlsConfig
+from lockd.raft.port import Engine, Member, ReplicaId, Role
+from lockd.raft.transport_tls import TlsConfig
 from lockd.replica import Replica
 from lockd.rpc.cluster import ClusterService, NodeFacts
 from lockd.rpc.gateway import Gateway
@@ -59,7 +61,7 @@ class Node:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.replica = Replica(LoopClock())
-        self.engine = make_engine(config, self.replica, self._failed)
+        self.engine = _make_engine(config, self.replica, self._failed)
         self.replica.attach(self.engine)
         self.replica.on_role = self._role_changed
         self.address = config.advertise or config.listen
@@ -160,9 +162,70 @@ class Node:
             self._stopped.set_result(reason)
 
 
-def make_engine(config: NodeConfig, replica: Replica, on_failed: object) -> Engine:
+def _make_engine(config: NodeConfig, replica: Replica, on_failed: Callable[[str], None]) -> Engine:
     """The log that the configuration asks for."""
-    raise NotImplementedError
+    members = _members(config)
+    if config.engine == "pysyncobj":
+        return _pysyncobj(config, members, replica, on_failed)
+    milliseconds = 1_000_000
+    settings = EngineConfig(
+        id=ReplicaId(config.id),
+        cluster_id=config.cluster,
+        data_dir=config.data,
+        listen=config.peer_listen,
+        advertise=config.peer_advertise or config.peer_listen,
+        client_address=config.advertise or config.listen,
+        members=members,
+        join=config.join,
+        learner=config.learner,
+        tls=_peer_tls(config.peer_tls),
+        core=Config(
+            election_timeout_min=config.election_timeout_ms * milliseconds,
+            election_timeout_max=2 * config.election_timeout_ms * milliseconds,
+            heartbeat=config.heartbeat_ms * milliseconds,
+        ),
+        driver=DriverConfig(snapshot_log_bytes=config.snapshot_log_bytes, keep_log_bytes=config.keep_log_bytes),
+    )
+    return RaftEngine(settings, replica, on_failed)
+
+
+def _pysyncobj(config: NodeConfig, members: tuple[Member, ...], replica: Replica, on_failed: Callable[[str], None]) -> Engine:
+    """The control of the tests, an optional package."""
+    try:
+        from lockd.raft.pysyncobj_engine import PySyncObjEngine, Settings, Tls
+    except ImportError as error:
+        raise ConfigError(f'engine = "pysyncobj" needs its package: pip install "lockd[pysyncobj]" ({error})') from error
+    if config.join:
+        raise ConfigError('engine = "pysyncobj" cannot join a running cluster: its members are fixed')
+    tls = config.peer_tls
+    settings = Settings(
+        id=ReplicaId(config.id),
+        cluster_id=config.cluster,
+        data_dir=config.data,
+        listen=config.peer_listen,
+        members=members,
+        tls=Tls(tls.ca, tls.cert, tls.key) if tls is not None else None,
+        insecure_network=config.allow_insecure_network,
+        election_min=config.election_timeout_ms / 1e3,
+        election_max=2 * config.election_timeout_ms / 1e3,
+        heartbeat=config.heartbeat_ms / 1e3,
+    )
+    return PySyncObjEngine(
+        settings, replica, warn=lambda text: logs.get().warning("engine", engine="pysyncobj", text=text), on_failed=on_failed
+    )
+
+
+def _members(config: NodeConfig) -> tuple[Member, ...]:
+    """The first members; a node without any, that joins none, is a cluster of one."""
+    if config.members:
+        return tuple(Member(ReplicaId(m.id), m.peer, m.client) for m in config.members)
+    if config.join:
+        return ()
+    return (Member(ReplicaId(config.id), config.peer_advertise or config.peer_listen, config.advertise or config.listen),)
+
+
+def _peer_tls(files: TlsFiles | None) -> TlsConfig | None:
+    return TlsConfig(files.ca.read_bytes(), files.cert.read_bytes(), files.key.read_bytes()) if files is not None else None
 
 
 def _channel_credentials(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:
