@@ -110,7 +110,8 @@ class LockDelayEnded:
 class DeadlockResolved:
     """A request that waited was refused so that the others of the cycle can go on.
 
-    Each step of `cycle` is (a waiting session, the resource it waits for); it waits for the session of the next step, the last for the first.
+    Each step of `cycle` is (a waiting session, the resource it waits for), held or asked for before by the session of the next step; the
+    last step leads to the first.
     """
 
     revision: Revision

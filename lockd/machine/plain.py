@@ -76,7 +76,7 @@ def result_from_plain(value: Plain) -> Any:
     """The result that `to_plain` was given. Raises ValueError on anything else."""
     if not isinstance(value, tuple):
         return value
-    if len(value) != 2 or not isinstance(value[1], tuple):  # noqa: PLR2004 - a name and its fields
+    if len(value) != 2 or not isinstance(value[1], tuple):
         raise ValueError(f"damaged value {value!r:.100}")
     name, items = value
     if name == "":

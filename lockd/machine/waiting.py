@@ -1,0 +1,72 @@
+"""What a request asks of the lock table, and the request that waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lockd.machine.holds import Lock
+from lockd.machine.paths import Lineage
+from lockd.machine.sessions import Session
+from lockd.machine.types import FencingToken, Nanos, RequestId, Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One checked claim: a mode on the last of `lineage`, or `permits` of `limit` (the mode is then 0)."""
+
+    lineage: Lineage
+    mode: int
+    permits: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a request needs on one resource, all its claims taken together: a mode (claimed or implied), permits, or both."""
+
+    resource: Resource
+    mode: int
+    permits: int = 0
+    limit: int = 0
+    claimed: bool = False
+
+
+class Waiter:
+    """A request that waits: it holds nothing of what it waits for, and stands in line at every resource it needs.
+
+    `keys` says, for each need, in which line it stands (0: in none, the session has it already); `parked` is the place in `needs` of the
+    resource that blocks it. With `token` it is a conversion. `deadline` is 0 for a wait without limit.
+    """
+
+    __slots__ = ("deadline", "keys", "lock_delay", "locks", "needs", "parked", "request_id", "session", "since", "ticket", "token", "wants")
+
+    def __init__(
+        self,
+        ticket: int,
+        session: Session,
+        request_id: RequestId,
+        wants: tuple[Want, ...],
+        needs: tuple[Need, ...],
+        *,
+        deadline: Nanos,
+        lock_delay: Nanos,
+        since: Nanos,
+        token: FencingToken | None = None,
+    ) -> None:
+        self.ticket = ticket
+        self.session = session
+        self.request_id = request_id
+        self.wants = wants
+        self.needs = needs
+        self.deadline = deadline
+        self.lock_delay = lock_delay
+        self.since = since
+        self.token = token
+        self.locks: list[Lock] = []
+        self.keys: list[int] = []
+        self.parked = 0
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The resources that the request names."""
+        return tuple([want.lineage[-1] for want in self.wants])
