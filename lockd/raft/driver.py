@@ -355,13 +355,7 @@ class Driver:
         applied = self.applied
         if self._changes:
             self._end_changes(entries)
-        if self._ready:
-            due = [callbacks for index, callbacks in self._ready if index <= applied]
-            if due:
-                self._ready = [item for item in self._ready if item[0] > applied]
-                for callbacks in due:
-                    for callback in callbacks:
-                        callback(applied)
+        self._serve_reads()
         if self._announce_at is not None and applied >= self._announce_at:
             self._announce_at = None
             self.machine.role_changed(self.role, self.term, self.leader_member())
@@ -418,6 +412,16 @@ class Driver:
         for callback in callbacks:
             callback(self.applied)
 
+    def _serve_reads(self) -> None:
+        """Answer the reads that waited for what is applied now."""
+        applied = self.applied
+        due = [callbacks for index, callbacks in self._ready if index <= applied]
+        if due:
+            self._ready = [item for item in self._ready if item[0] > applied]
+            for callbacks in due:
+                for callback in callbacks:
+                    callback(applied)
+
     # snapshots
 
     def _install(self, meta: SnapshotMeta) -> None:
@@ -427,6 +431,7 @@ class Driver:
         self.snapshot = meta
         self._marks.clear()
         self._bytes_at_snapshot = self._bytes_applied
+        self._serve_reads()
 
     def _after_install(self, meta: SnapshotMeta, output: Output) -> None:
         if output.install is None:
