@@ -49,8 +49,11 @@ PROFILES: dict[str, dict[str, int]] = {
     },
     "members": {
         "add": 5, "promote": 4, "remove": 4, "two changes": 2, "crash": 2, "isolate": 2, "mend": 2, "transfer": 1, "isolate leader": 1,
+        "lonely change": 3,
     },
-    "snapshots": {"snapshot": 5, "power": 3, "burst": 4, "isolate": 3, "mend": 3, "crash": 4, "storm": 1, "slow disk": 1},
+    "echoes": {"storm": 1, "isolate leader": 4, "crash leader": 2, "transfer": 2, "crash": 1, "one-way leader": 2, "burst": 2, "mend": 2},
+    "slow disks": {"slow disk": 5, "isolate leader": 4, "transfer": 2, "burst": 4, "crash": 1, "one-way leader": 2},
+    "snapshots": {"snapshot": 4, "power": 3, "burst": 5, "lag": 8, "crash": 4, "storm": 1, "slow disk": 1, "transfer": 1, "crash leader": 1},
     "disks": {"power": 3, "disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
     "everything": {
         "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3, "power": 2,
@@ -81,12 +84,20 @@ def plan(seed: int, profile: str | None = None) -> Plan:
         max_inflight_messages=rng.choice((2, 8, 64)),
         segment_bytes=rng.choice((5000, 8192, 32768)),
     )
+    if name == "snapshots":
+        setup = replace(setup, snapshot_log_bytes=rng.choice((500, 1000)), keep_log_bytes=100, operations=12, reads=0.2)
+    if name in ("echoes", "slow disks"):
+        setup = replace(setup, voters=rng.choice((3, 5)), operations=10, reads=0.2)
     kinds, odds = list(weights), list(weights.values())
     count = rng.choice((4, 7, 10, 14))
     faults = [
         Fault(rng.randrange(250 * MS, setup.duration), kind, rng.random(), rng.random(), rng.random())
         for kind in rng.choices(kinds, odds, k=count)
     ]
+    if name == "echoes":  # all the time, what was sent long ago keeps coming in
+        faults.append(Fault(200 * MS, "echo", 1.0, rng.random(), rng.random()))
+    if name == "slow disks":
+        faults += [Fault(200 * MS, "slow disk", rng.random(), rng.random(), 1.0) for _ in range(setup.voters)]
     return Plan(seed, name, setup, tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
@@ -195,9 +206,28 @@ class Nemesis:
         weather.delay_max = (2 + int(fault.b * 20)) * MS
         self._later(200 * MS, 900 * MS, fault.c, self._calm)
 
+    def echo(self, fault: Fault) -> None:
+        """From now on many messages come again, or come only, when the world has moved on."""
+        weather = self.cluster.network.weather
+        weather.duplicate = 0.1 + fault.b * 0.3
+        weather.straggle = fault.c * 0.15
+        weather.straggle_max = 1500 * MS
+
+    def lag(self, fault: Fault) -> None:
+        """A follower is cut off, while the others are kept busy."""
+        leader = self.cluster.leader()
+        others = self._others(leader.name) if leader is not None else self._names()
+        if others:
+            replica = self.cluster.replicas[others[int(fault.a * len(others))]]
+            self.cluster.network.partition([replica.name], self._others(replica.name))
+            self._later(100 * MS, 500 * MS, fault.b, self._rejoin, replica.name)
+        self.burst(fault)
+
     def _calm(self) -> None:
         weather = self.cluster.network.weather
-        weather.drop = weather.duplicate = weather.straggle = 0.0
+        if weather.straggle_max < SECOND:
+            weather.duplicate = weather.straggle = 0.0
+        weather.drop = 0.0
         weather.delay_max = 2 * MS
 
     # --- processes, clocks, disks -------------------------------------------------------------------------------------------------------
@@ -357,6 +387,14 @@ class Nemesis:
         """A member is removed, maybe the leader."""
         self._change(self.cluster.leader(), lambda membership: self._removed(membership, fault.b))
 
+    def lonely_change(self, fault: Fault) -> None:
+        """A leader is cut off and asked for a change, which it appends and cannot commit; then it comes back."""
+        leader = self.cluster.leader()
+        if leader is None:
+            return
+        self._isolate(fault, leader)
+        self._change(leader, lambda membership: self._removed(membership, fault.c) if fault.a < 0.6 else self._added(membership))
+
     def two_changes(self, fault: Fault) -> None:
         """Changes back to back, each from what the leader then believes: one at a time must be let through."""
         self._change(self.cluster.leader(), lambda membership: self._removed(membership, fault.a))
@@ -377,6 +415,8 @@ KINDS: dict[str, _Kind] = {
     "partition": Nemesis.partition,
     "mend": Nemesis.mend,
     "storm": Nemesis.storm,
+    "echo": Nemesis.echo,
+    "lag": Nemesis.lag,
     "crash": Nemesis.crash,
     "crash leader": Nemesis.crash_leader,
     "power": Nemesis.power,
@@ -394,5 +434,6 @@ KINDS: dict[str, _Kind] = {
     "add": Nemesis.add,
     "promote": Nemesis.promote,
     "remove": Nemesis.remove,
+    "lonely change": Nemesis.lonely_change,
     "two changes": Nemesis.two_changes,
 }

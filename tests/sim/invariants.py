@@ -158,12 +158,14 @@ class Invariants:
                     )
                 pending = entry.index
 
-    def believes(self, who: str, peer: str, match: int, term: int | None, before: int, held: Shadow | None) -> None:
-        """What a leader believes a peer to hold is there, and stays."""
+    def believes(self, who: str, own_term: int, peer: str, match: int, term: int | None, before: int, held: Shadow | None) -> None:
+        """What a leader of `own_term` believes a peer to hold is there, unless the peer has gone on to a later term."""
         if match < before:
             raise SimulationError("match never goes back", f"leader {who} took {peer} to hold {before}, now {match}")
         if term is None and match in self.committed:  # the leader's log has dropped it
             term = self.committed[match].term
+        if held is not None and held.hard_state.term > own_term:
+            return
         if match > before and (held is None or term is None or not held.holds(match, term)):
             ends = None if held is None else held.last
             raise SimulationError("match is true", f"leader {who} takes {peer} to hold {match}@{term}; its disk ends at {ends}")

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from lockd.raft.core.config import CoreInvariantError
+from lockd.raft.core.membership import decode_membership
 from lockd.raft.core.node import Node
 from lockd.raft.core.types import (
     AppendReply,
+    Entry,
     EntryKind,
     Input,
     InstallSnapshot,
@@ -62,7 +64,7 @@ class CheckedNode(Node):
 class Probe:
     """What is remembered of one process life, to judge the next step by."""
 
-    __slots__ = ("applied", "commit", "contexts", "durable", "log", "matches", "pending_change", "replica")
+    __slots__ = ("applied", "commit", "contexts", "durable", "log", "matches", "memberships", "replica")
 
     def __init__(self, replica: Replica, restored: Restored) -> None:
         self.replica = replica
@@ -75,7 +77,23 @@ class Probe:
         """Reads by context: what was committed when they were asked for."""
         self.matches: dict[str, tuple[int, int]] = {}
         """As leader: (term, match) of each peer."""
-        self.pending_change = max((entry.index for entry in restored.entries if entry.kind is EntryKind.MEMBERSHIP), default=0)
+        self.memberships = [(snapshot.index, snapshot.membership)]
+        """What the log says, by index: the last is in force, committed or not."""
+        self._add_memberships(restored.entries)
+
+    def _add_memberships(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.kind is EntryKind.MEMBERSHIP:
+                self.memberships.append((entry.index, decode_membership(entry.data)))
+
+    def _follow_memberships(self, write: Write) -> None:
+        if write.snapshot is not None:
+            self.memberships = [(write.snapshot.index, write.snapshot.membership)]
+        if write.entries:
+            first = write.entries[0].index
+            while len(self.memberships) > 1 and self.memberships[-1][0] >= first:
+                self.memberships.pop()
+            self._add_memberships(write.entries)
 
     def stepped(self, node: Node, item: Input, output: Output, *, was_leader: bool, term_before: int) -> None:
         """Look at one step."""
@@ -105,11 +123,11 @@ class Probe:
             write = output.write
             invariants.appended(name, write, self.log, commit_before, leads=same_reign)
             if type(item) is ProposeMembership:
-                invariants.changing(name, write, self.log, commit_before, node.term, self.pending_change)
+                invariants.changing(name, write, self.log, commit_before, node.term, self.memberships[-1][0])
             self.log.carry_out(write)
-            for entry in write.entries:
-                if entry.kind is EntryKind.MEMBERSHIP:
-                    self.pending_change = entry.index
+            self._follow_memberships(write)
+            if node.membership != self.memberships[-1][1]:
+                raise SimulationError("membership is the log's", f"{name} is in {node.membership}, its log says {self.memberships[-1]}")
         if type(item) is Receive and same_reign and type(item.message) is AppendReply:
             peer = item.message.sender
             progress = node.progress.get(peer)
@@ -118,7 +136,7 @@ class Probe:
                 before = before if term == node.term else 0
                 match = progress.match
                 if match != before:
-                    invariants.believes(name, peer, match, node.term_at(match), before, cluster.durable.get(peer))
+                    invariants.believes(name, node.term, peer, match, node.term_at(match), before, cluster.durable.get(peer))
                     self.matches[peer] = (node.term, match)
         if output.install is not None:
             self.applied = output.install.index
@@ -440,13 +458,19 @@ class Replica:
         try:
             raw = self.storage.snapshot_file(message.meta)
         except (ValueError, KeyError, *STORAGE_ERRORS) as error:
+            if self.expect_failure:
+                self._later(MS, self._streamed, message.to, message.meta.index, False)
+                return
             raise SimulationError("snapshots can be read", f"{self.name}: {message.meta}: {error}") from None
         self.world.note("STREAM", self.name, message)
         cluster = self.cluster
-        arrived = cluster.rng.random() > 0.1 and not cluster.network.is_cut(self.name, message.to)
-        duration = 2 * MS + int(cluster.rng.random() * 20 * MS)
+        chance = cluster.rng.random
+        arrived = chance() > 0.1 and not cluster.network.is_cut(self.name, message.to)
+        duration = 2 * MS + int(chance() * 20 * MS)
         if arrived:
             self.world.after(duration, cluster.snapshot_arrives, self.name, message, raw)
+        if chance() < 0.2:  # a stream that the sender took for broken, or one of an earlier attempt, comes to its end much later
+            self.world.after(duration + int(chance() * 500 * MS), cluster.snapshot_arrives, self.name, message, raw)
         self._later(duration + 2 * MS, self._streamed, message.to, message.meta.index, arrived)
 
     def _streamed(self, to: ReplicaId, index: int, arrived: bool) -> None:
