@@ -11,7 +11,7 @@ import importlib.metadata
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -151,7 +151,7 @@ def _run(config: NodeConfig) -> None:
         _exit(EXIT_FAILED, f"lockd: the node failed: {reason}")
 
 
-def _exit(code: int, message: str) -> Any:
+def _exit(code: int, message: str) -> NoReturn:
     typer.echo(message, err=True)
     sys.exit(code)
 

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
