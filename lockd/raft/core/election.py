@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lockd.raft.core import replication
+from lockd.raft.core.membership import voters_of
 from lockd.raft.core.progress import Progress
 from lockd.raft.core.state import State, Transfer, quorum
 from lockd.raft.core.types import (
@@ -21,12 +22,21 @@ def on_election_timeout(s: State) -> None:
     """No leader was heard in time: ask whether an election could be won, before disturbing anyone with a new term (9.6)."""
     s.restart_election_timer()
     s.set_leader(None)
-    if not s.is_voter:
+    if not _may_stand(s):
         return  # learners and removed replicas wait to be told
     s.role = Role.PRE_CANDIDATE
     s.votes = {}
     s.out.messages += _vote_requests(s, s.term + 1, pre=True, transfer=False)
-    _record_vote(s, s.id, granted=True)
+    if s.is_voter:
+        _record_vote(s, s.id, granted=True)
+
+
+def _may_stand(s: State) -> bool:
+    """Voters may; and so may who is none only by a change that is not known to be committed (4.2.2).
+
+    It may have the longest log of the voters that the cluster needs, and then nobody else can win. It does not count its own vote.
+    """
+    return s.is_voter or any(s.id in voters_of(membership) for membership in s.history.since(s.commit))
 
 
 def campaign(s: State, *, transfer: bool) -> None:
@@ -88,7 +98,7 @@ def on_vote_reply(s: State, m: VoteReply) -> None:
 
 def on_own_vote_durable(s: State) -> None:
     """Our own vote counts from now on."""
-    if s.role is Role.CANDIDATE and s.id not in s.votes and s.persisted >= s.vote_write:
+    if s.role is Role.CANDIDATE and s.is_voter and s.id not in s.votes and s.persisted >= s.vote_write:
         _record_vote(s, s.id, granted=True)
 
 

@@ -123,6 +123,11 @@ class MembershipHistory:
         """The one in force at `index`; the oldest one known for anything before it."""
         return next((membership for since, membership in reversed(self._steps) if since <= index), self._steps[0][1])
 
+    def since(self, index: int) -> list[Membership]:
+        """Those that may turn out to be in force if the log is committed up to `index`: the one in force there, and all later ones."""
+        later = [membership for since, membership in self._steps if since > index]
+        return [self.at(index), *later]
+
     def append(self, steps: list[tuple[int, Membership]]) -> None:
         """Put the memberships found in appended entries in force."""
         self._steps += steps

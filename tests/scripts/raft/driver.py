@@ -190,7 +190,7 @@ class Cluster:
         self.step(name, Tick())
 
     def do_beat(self, name: str, duration: str, times: str) -> None:
-        """beat 1 50ms 3: so many heartbeats of a leader, each after this time and each answered; prints the state they lead to."""
+        """Beat 1 50ms 3: so many heartbeats of a leader, each after this time and each answered; prints the state they lead to."""
         for _ in range(int(times)):
             self.do_tick(name, duration)
             self.do_stabilize()
