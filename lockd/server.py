@@ -17,7 +17,7 @@ from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
 from lockd.clock import LoopClock
 from lockd.config import ConfigError, NodeConfig, TlsFiles
 from lockd.ops import logs
@@ -30,29 +30,28 @@ from lockd.raft.transport_tls import TlsConfig
 from lockd.replica import Replica
 from lockd.rpc.cluster import ClusterService, NodeFacts
 from lockd.rpc.gateway import Gateway
+from lockd.rpc.handlers import serve
 from lockd.rpc.ledger import LedgerService
 from lockd.rpc.lock import LockService
 from lockd.rpc.reads import Reads
 from lockd.rpc.row import RowService
-from lockd.rpc.session import SERVICE as SESSION_SERVICE
 from lockd.rpc.session import SessionService
-from lockd.v1 import cluster_pb2, cluster_pb2_grpc, lock_pb2, lock_pb2_grpc, row_pb2, row_pb2_grpc
+from lockd.v1 import cluster_pb2, lock_pb2, row_pb2, session_pb2
 
 MESSAGE_BYTES_MAX = 8 << 20
 _STOP_GRACE = 0.2
 
-_SERVICES = (
-    SESSION_SERVICE,
-    *(
-        module.DESCRIPTOR.services_by_name[name].full_name
-        for module, name in (
-            (lock_pb2, "LockService"),
-            (row_pb2, "RowService"),
-            (cluster_pb2, "ClusterService"),
-            (ledger_pb2, "LedgerService"),
-        )
-    ),
-)
+_DESCRIPTORS = {
+    name: module.DESCRIPTOR.services_by_name[name]
+    for module, name in (
+        (session_pb2, "SessionService"),
+        (lock_pb2, "LockService"),
+        (row_pb2, "RowService"),
+        (cluster_pb2, "ClusterService"),
+        (ledger_pb2, "LedgerService"),
+    )
+}
+_SERVICES = tuple(descriptor.full_name for descriptor in _DESCRIPTORS.values())
 
 
 class Node:
@@ -90,11 +89,15 @@ class Node:
             version=importlib.metadata.version("lockd"),
             data_directory=str(self.config.data.resolve()) if self.config.data is not None else "",
         )
-        server.add_generic_rpc_handlers((self._sessions.handlers(),))
-        lock_pb2_grpc.add_LockServiceServicer_to_server(LockService(self.gateway, reads), server)
-        row_pb2_grpc.add_RowServiceServicer_to_server(RowService(self.gateway, reads), server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterService(self.gateway, facts), server)
-        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self.gateway), server)
+        server.add_generic_rpc_handlers(
+            (
+                self._sessions.handlers(),
+                serve(_DESCRIPTORS["LockService"], LockService(self.gateway, reads)),
+                serve(_DESCRIPTORS["RowService"], RowService(self.gateway, reads)),
+                serve(_DESCRIPTORS["LedgerService"], LedgerService(self.gateway)),
+                ClusterService(self.gateway, facts).handlers(),
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*_SERVICES, reflection.SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server

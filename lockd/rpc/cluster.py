@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import grpc
 from google.protobuf.message import Message
 
 from lockd.raft.port import Engine, Member, Membership, NotLeaderError, RaftError, ReplicaId
 from lockd.replica import Replica
 from lockd.rpc.errors import InvalidRequestError, RefusedError, abort, from_raft
 from lockd.rpc.gateway import Context, Gateway
-from lockd.rpc.handlers import answered
+from lockd.rpc.handlers import serve
 from lockd.rpc.replies import duration
 from lockd.v1 import cluster_pb2 as pb
-from lockd.v1 import cluster_pb2_grpc
 
 ResponseT = TypeVar("ResponseT", bound=Message)
 _CHUNK = 1 << 20
@@ -41,7 +41,7 @@ def _members(membership: Membership) -> pb.ListMembersResponse:
     return pb.ListMembersResponse(members=[_member(m) for m in membership.members])
 
 
-class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
+class ClusterService:
     """The cluster."""
 
     def __init__(self, gateway: Gateway, facts: NodeFacts) -> None:
@@ -56,7 +56,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
     def _replica(self) -> Replica:
         return self._gateway.replica
 
-    @answered
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
         """This node's view, at once and without a quorum."""
         del request, context
@@ -99,7 +98,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             )
         return made
 
-    @answered
     async def ListMembers(self, request: pb.ListMembersRequest, context: Context) -> pb.ListMembersResponse:  # noqa: N802
         """The membership in force here."""
         del request, context
@@ -121,7 +119,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         except RaftError as error:
             raise RefusedError(from_raft(error)) from error
 
-    @answered
     async def AddMember(self, request: pb.AddMemberRequest, context: Context) -> pb.ListMembersResponse:  # noqa: N802
         """Add a learner or a voter."""
         member = request.member
@@ -131,7 +128,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         added = Member(ReplicaId(member.id), member.peer_address, member.client_address, member.voter)
         return await self._at_leader("AddMember", request, pb.ListMembersResponse, context, lambda: self._change(added))
 
-    @answered
     async def PromoteMember(self, request: pb.PromoteMemberRequest, context: Context) -> pb.ListMembersResponse:  # noqa: N802
         """Make a learner a voter."""
 
@@ -141,7 +137,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
 
         return await self._at_leader("PromoteMember", request, pb.ListMembersResponse, context, promote)
 
-    @answered
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Context) -> pb.ListMembersResponse:  # noqa: N802
         """Remove a member."""
 
@@ -160,7 +155,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
                 return member
         raise InvalidRequestError([("id", f"{member_id!r} is not a member; members are {', '.join(m.id for m in members)}")])
 
-    @answered
     async def TransferLeader(self, request: pb.TransferLeaderRequest, context: Context) -> pb.TransferLeaderResponse:  # noqa: N802
         """Hand leadership to another voter."""
 
@@ -179,7 +173,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             raise InvalidRequestError([("to", "there is no other voter")])
         return peers[0].id
 
-    @answered
     async def GetStateHash(self, request: pb.GetStateHashRequest, context: Context) -> pb.GetStateHashResponse:  # noqa: N802
         """Hash of this replica's state."""
         while self._replica.applied_index < request.at_least_index:
@@ -189,7 +182,14 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             await asyncio.sleep(_POLL)
         return pb.GetStateHashResponse(hash=self._replica.machine.state_hash(), applied_index=self._replica.applied_index)
 
-    async def SaveSnapshot(self, request: pb.SaveSnapshotRequest, context: Any) -> AsyncIterator[pb.SaveSnapshotResponse]:  # noqa: N802
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """The service, for a server."""
+        save = grpc.unary_stream_rpc_method_handler(
+            self._save_snapshot, pb.SaveSnapshotRequest.FromString, pb.SaveSnapshotResponse.SerializeToString
+        )
+        return serve(pb.DESCRIPTOR.services_by_name["ClusterService"], self, SaveSnapshot=save)
+
+    async def _save_snapshot(self, request: pb.SaveSnapshotRequest, context: Any) -> AsyncIterator[pb.SaveSnapshotResponse]:
         """Stream this node's state, after a read barrier: everything acknowledged before the call is in it."""
         del request
         try:

@@ -1,39 +1,57 @@
-"""How every handler ends: with its answer, or with a status that carries its details."""
+"""How services are served, and how every call ends: with its answer, or with a status that carries its details."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from lockd.ops import logs
 from lockd.raft.port import RaftError
 from lockd.rpc.errors import InvalidRequestError, RefusedError, abort, from_error
 from lockd.rpc.gateway import Context
+from lockd.rpc.undecodable import explain
 
-ServiceT = TypeVar("ServiceT")
-RequestT = TypeVar("RequestT")
-ResponseT = TypeVar("ResponseT")
-
-Handler = Callable[[ServiceT, RequestT, Context], Awaitable[ResponseT]]
+RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-def answered(handler: Handler[ServiceT, RequestT, ResponseT]) -> Callable[[ServiceT, RequestT, Any], Awaitable[ResponseT]]:
-    """Turn a handler's refusals into the status of the call; a fault of our own is logged and answered INTERNAL."""
+def serve(service: ServiceDescriptor, implementation: object, **special: RpcHandler) -> grpc.GenericRpcHandler[Any, Any]:
+    """The handlers of a service, whose unary methods are the async methods of `implementation` with the same names.
 
-    @functools.wraps(handler)
-    async def wrapped(self: ServiceT, request: RequestT, context: Context) -> ResponseT:
+    Requests are decoded here and not by gRPC, so that bytes which are no message are refused with the field that is wrong. `special`
+    brings handlers of its own making for the methods that are not unary.
+    """
+    handlers: dict[str, RpcHandler] = dict(special)
+    for method in service.methods:
+        if method.name not in handlers:
+            handlers[method.name] = _unary(method, getattr(implementation, method.name))
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _unary(method: MethodDescriptor, call: Callable[[Any, Context], Awaitable[Message]]) -> RpcHandler:
+    request_type: Any = message_factory.GetMessageClass(method.input_type)
+    descriptor: Descriptor = method.input_type
+
+    async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return await handler(self, request, context)
+            request = request_type.FromString(data)
+        except DecodeError:
+            await abort(context, from_error(InvalidRequestError([explain(descriptor, data)])))
+        try:
+            return (await call(request, context)).SerializeToString()
         except RefusedError as refused:
             await abort(context, refused.status)
         except (InvalidRequestError, RaftError) as error:
             await abort(context, from_error(error))
         except Exception as error:  # noqa: BLE001 - the last line of defence: the call fails, the node lives
-            logs.get().exception("handler_failed", handler=handler.__qualname__)
+            logs.get().exception("handler_failed", method=method.full_name)
             await abort(context, from_error(error))
 
-    return wrapped
+    return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def page_size(asked: int, most: int = 1_000) -> int:

@@ -11,10 +11,8 @@ from ledger import rpc as ledger_reads
 from ledger import wire
 from ledger.machine.state import Ledger
 from ledger.v1 import ledger_pb2 as pb
-from ledger.v1 import ledger_pb2_grpc
 from lockd.rpc.errors import InvalidRequestError
 from lockd.rpc.gateway import Context, Gateway
-from lockd.rpc.handlers import answered
 from lockd.rpc.replies import account_results, transfer_results
 
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -28,7 +26,7 @@ def read(ledger: Ledger, reader: Callable[[Ledger, Any], ResponseT], request: An
         raise InvalidRequestError(error.violations) from error
 
 
-class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
+class LedgerService:
     """The ledger's calls."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -38,7 +36,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         await self._gateway.barrier(request.consistency, context)
         return read(self._gateway.replica.machine.ledger, reader, request)
 
-    @answered
     async def CreateAccounts(self, request: pb.CreateAccountsRequest, context: Context) -> pb.CreateAccountsResponse:  # noqa: N802
         """Run a batch of accounts."""
         packed = bool(request.packed)
@@ -48,7 +45,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             return response
         return pb.CreateAccountsResponse(results=account_results(response.packed_results))
 
-    @answered
     async def CreateTransfers(self, request: pb.CreateTransfersRequest, context: Context) -> pb.CreateTransfersResponse:  # noqa: N802
         """Run a batch of transfers."""
         packed = bool(request.packed)
@@ -57,32 +53,26 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             return response
         return pb.CreateTransfersResponse(results=transfer_results(response.packed_results))
 
-    @answered
     async def LookupAccounts(self, request: pb.LookupAccountsRequest, context: Context) -> pb.LookupAccountsResponse:  # noqa: N802
         """Accounts by id."""
         return await self._read(ledger_reads.lookup_accounts, request, context)
 
-    @answered
     async def LookupTransfers(self, request: pb.LookupTransfersRequest, context: Context) -> pb.LookupTransfersResponse:  # noqa: N802
         """Transfers by id."""
         return await self._read(ledger_reads.lookup_transfers, request, context)
 
-    @answered
     async def GetAccountTransfers(self, request: pb.AccountFilter, context: Context) -> pb.LookupTransfersResponse:  # noqa: N802
         """Transfers of an account."""
         return await self._read(ledger_reads.get_account_transfers, request, context)
 
-    @answered
     async def GetAccountBalances(self, request: pb.AccountFilter, context: Context) -> pb.GetAccountBalancesResponse:  # noqa: N802
         """Balances of an account over time."""
         return await self._read(ledger_reads.get_account_balances, request, context)
 
-    @answered
     async def QueryAccounts(self, request: pb.QueryFilter, context: Context) -> pb.LookupAccountsResponse:  # noqa: N802
         """Accounts by their fields."""
         return await self._read(ledger_reads.query_accounts, request, context)
 
-    @answered
     async def QueryTransfers(self, request: pb.QueryFilter, context: Context) -> pb.LookupTransfersResponse:  # noqa: N802
         """Transfers by their fields."""
         return await self._read(ledger_reads.query_transfers, request, context)

@@ -10,13 +10,11 @@ from lockd.raft.port import NotLeaderError
 from lockd.replica import Replica
 from lockd.rpc.errors import RefusedError, abort
 from lockd.rpc.gateway import Context, Gateway
-from lockd.rpc.handlers import answered, page_size
+from lockd.rpc.handlers import page_size, serve
 from lockd.rpc.reads import Reads
 from lockd.rpc.replies import duration
 from lockd.rpc.stream import Stream, end_streams, serve_stream
 from lockd.v1 import session_pb2 as pb
-
-SERVICE = "lockd.v1.SessionService"
 
 
 class SessionService:
@@ -36,37 +34,23 @@ class SessionService:
         """This node no longer leads: its streams end with the new leader's address, if it is known."""
         end_streams(self._streams, NotLeaderError(replica.leader))
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """The service, for a server."""
-        unary = grpc.unary_unary_rpc_method_handler
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "OpenSession": unary(self.open_session, pb.OpenSessionRequest.FromString, pb.OpenSessionResponse.SerializeToString),
-                "KeepAlive": unary(self.keep_alive, pb.KeepAliveRequest.FromString, pb.KeepAliveResponse.SerializeToString),
-                "CloseSession": unary(self.close_session, pb.CloseSessionRequest.FromString, pb.CloseSessionResponse.SerializeToString),
-                "ListSessions": unary(self.list_sessions, pb.ListSessionsRequest.FromString, pb.ListSessionsResponse.SerializeToString),
-                "Stream": grpc.stream_stream_rpc_method_handler(self.stream),
-            },
-        )
+        return serve(pb.DESCRIPTOR.services_by_name["SessionService"], self, Stream=grpc.stream_stream_rpc_method_handler(self._stream))
 
-    @answered
-    async def open_session(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:  # noqa: N802
         """Start a session."""
         return await self._gateway.execute("open_session", request, pb.OpenSessionResponse, context)
 
-    @answered
-    async def keep_alive(self, request: pb.KeepAliveRequest, context: Context) -> pb.KeepAliveResponse:
+    async def KeepAlive(self, request: pb.KeepAliveRequest, context: Context) -> pb.KeepAliveResponse:  # noqa: N802
         """Extend a session."""
         return await self._gateway.execute("keep_alive", request, pb.KeepAliveResponse, context)
 
-    @answered
-    async def close_session(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:  # noqa: N802
         """End a session."""
         return await self._gateway.execute("close_session", request, pb.CloseSessionResponse, context)
 
-    @answered
-    async def list_sessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:  # noqa: N802
         """The sessions, by id."""
         await self._gateway.barrier(request.consistency, context)
         sessions, token = self._reads.sessions(request.page_token, page_size(request.page_size))
@@ -85,7 +69,7 @@ class SessionService:
             next_page_token=token,
         )
 
-    async def stream(self, _: Any, context: Context) -> None:
+    async def _stream(self, _: Any, context: Context) -> None:
         """Carry one session's requests and replies, as serialised messages."""
         try:
             await serve_stream(self._gateway.replica, self._reads, self._streams, context)

@@ -21,6 +21,7 @@ from lockd.replica import Batch, Replica
 from lockd.rpc.errors import InvalidRequestError, RefusedError, from_error, from_invalid, from_raft
 from lockd.rpc.reads import Reads
 from lockd.rpc.replies import reply
+from lockd.rpc.undecodable import explain
 from lockd.rpc.validation import CHECKS, validate
 from lockd.v1 import session_pb2
 
@@ -140,7 +141,7 @@ class Stream:
         try:
             batch = session_pb2.StreamRequest.FromString(data)
         except DecodeError as error:
-            raise InvalidRequestError([("message", f"not a lockd.v1.StreamRequest: {error}")]) from error
+            raise InvalidRequestError([explain(session_pb2.StreamRequest.DESCRIPTOR, data)]) from error
         self._check_envelope(batch)
         kinds = self._kinds
         reads: list[session_pb2.StreamCommand] = []
@@ -159,7 +160,7 @@ class Stream:
                 kinds[request_id] = kind
             elif kind in READS:
                 reads.append(command)
-                kinds[request_id] = kind or ""
+                kinds[request_id] = kind
             else:
                 bad.add(position)
                 refusal = InvalidRequestError([(f"commands[{position}]", "names no command that this version knows")])
