@@ -1,0 +1,213 @@
+"""The unanswered requests of a session: numbering, batching, resending, deadlines (semantics, section 2).
+
+Not safe for threads: the session guards it with its mutex.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from lockd.v1 import session_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lockd_client.errors import LockdError
+
+BATCH_COUNT = 4_096
+"""Commands in one StreamRequest."""
+BATCH_BYTES = 2 << 20
+"""Estimated bytes in one StreamRequest; a single larger command travels alone."""
+KEPT_REQUESTS = 32_768
+"""Requests whose outcome nobody waits for any more are forgotten when this many newer ones have been numbered."""
+
+NEVER = 1 << 63
+"""A deadline that does not come."""
+
+
+class Waiter(Protocol):
+    """Somebody who waits for a reply: an asyncio.Future, or its threaded counterpart."""
+
+    def done(self) -> bool:
+        """Whether it has an outcome already, or nobody waits any more."""
+        ...
+
+    def set_result(self, result: session_pb2.StreamReply, /) -> None:
+        """Deliver the reply."""
+        ...
+
+    def set_exception(self, exception: LockdError, /) -> None:
+        """Deliver a failure."""
+        ...
+
+
+W = TypeVar("W", bound=Waiter)
+
+
+class Pending(Generic[W]):
+    """One request from its submission to its answer."""
+
+    __slots__ = (
+        "ambiguous",
+        "attempts",
+        "background",
+        "command",
+        "deadline",
+        "decode",
+        "dropped",
+        "ephemeral",
+        "failure",
+        "lock_wait",
+        "reply",
+        "request_id",
+        "sent_at",
+        "size",
+        "target",
+        "waiter",
+        "write",
+    )
+
+    def __init__(self, command: session_pb2.StreamCommand, waiter: W | None, deadline: int, size: int, *, write: bool) -> None:
+        self.command = command
+        self.waiter = waiter
+        self.deadline = deadline
+        """Monotonic nanoseconds; NEVER if it has none."""
+        self.size = size
+        self.write = write
+        """Whether an unanswered request may have changed something."""
+        self.request_id = 0
+        self.sent_at = 0
+        """When it was last handed to a stream; 0: it never left."""
+        self.attempts = 0
+        self.ambiguous = False
+        """An earlier sending may have been applied although no reply came."""
+        self.background = False
+        """Goes on although nobody waits: a release, a cancellation, the acquire that is being cancelled."""
+        self.ephemeral = False
+        """A keepalive: never sent twice, because a repeated one would answer from memory and prolong nothing."""
+        self.lock_wait = False
+        """An acquire or conversion: it ends with the session's validity."""
+        self.dropped = False
+        self.target: Pending[W] | None = None
+        """The acquire that this request cancels."""
+        self.reply: session_pb2.StreamReply | None = None
+        self.failure: LockdError | None = None
+        self.decode: Callable[[session_pb2.StreamReply], Any] | None = None
+        """Makes the caller's result from the reply; for `resolve`."""
+
+
+class Window(Generic[W]):
+    """Unanswered requests in the order of their ids, and those among them that are to be sent."""
+
+    def __init__(self, first_id: int) -> None:
+        self.next_id = first_id
+        self._unanswered: dict[int, Pending[W]] = {}
+        self._outbox: deque[Pending[W]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._unanswered)
+
+    def __iter__(self) -> Iterator[Pending[W]]:
+        return iter(list(self._unanswered.values()))
+
+    def get(self, request_id: int) -> Pending[W] | None:
+        """The unanswered request of this number."""
+        return self._unanswered.get(request_id)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest unanswered id: all below it have been answered and will not be asked for again."""
+        for request_id in self._unanswered:
+            return request_id
+        return self.next_id
+
+    @property
+    def waiting_to_leave(self) -> int:
+        """How many requests are queued to be sent."""
+        return len(self._outbox)
+
+    def add(self, pending: Pending[W]) -> None:
+        """Number a new request and queue it."""
+        pending.request_id = pending.command.request_id = self.next_id
+        self.next_id += 1
+        self._unanswered[pending.request_id] = pending
+        self._outbox.append(pending)
+
+    def answered(self, request_id: int) -> Pending[W] | None:
+        """The request is over; None if it is not known (an answer that came twice)."""
+        return self._unanswered.pop(request_id, None)
+
+    def drop(self, pending: Pending[W]) -> None:
+        """Forget a request, whether queued or sent."""
+        pending.dropped = True
+        self._unanswered.pop(pending.request_id, None)
+
+    def queue_again(self, pending: Pending[W]) -> None:
+        """Send a request once more on the connection as it is."""
+        if not pending.dropped and pending.request_id in self._unanswered:
+            self._outbox.append(pending)
+
+    def take(self, session_id: int, now: int) -> session_pb2.StreamRequest | None:
+        """All that waits, up to the caps, as one message; None if nothing waits."""
+        outbox = self._outbox
+        if not outbox:
+            return None
+        request = session_pb2.StreamRequest(session_id=session_id)
+        append = request.commands.append
+        count = size = 0
+        while outbox and count < BATCH_COUNT:
+            pending = outbox[0]
+            if pending.dropped:
+                outbox.popleft()
+                continue
+            size += pending.size
+            if count and size > BATCH_BYTES:
+                break
+            outbox.popleft()
+            pending.sent_at = now
+            pending.attempts += 1
+            append(pending.command)
+            count += 1
+        if not count:
+            return None
+        request.acknowledged = self.lowest
+        return request
+
+    def rewind(self) -> None:
+        """A new stream begins: everything that still matters is sent again, in order, with the same ids.
+
+        Keepalives and requests that nobody waits for are forgotten, except those that must finish in the background and those
+        whose outcome may still be asked for, which stay without being sent.
+        """
+        self._outbox.clear()
+        for pending in list(self._unanswered.values()):
+            if pending.sent_at:
+                pending.ambiguous = True
+            if pending.ephemeral:
+                self.drop(pending)
+            elif pending.background or pending.waiter is not None:
+                self._outbox.append(pending)
+            elif pending.decode is None:
+                self.drop(pending)
+
+    def forget_old(self) -> None:
+        """Give up requests that nobody waits for and that hold the acknowledged mark too far back."""
+        for pending in list(self._unanswered.values()):
+            if self.next_id - pending.request_id <= KEPT_REQUESTS:
+                return
+            if pending.waiter is None and not pending.background:
+                self.drop(pending)
+
+    def overdue(self, now: int) -> tuple[list[Pending[W]], int]:
+        """The awaited requests whose deadline has passed, and the earliest deadline among the others (NEVER if none)."""
+        late: list[Pending[W]] = []
+        earliest = NEVER
+        for pending in self._unanswered.values():
+            if pending.waiter is None:
+                continue
+            if pending.deadline <= now:
+                late.append(pending)
+            elif pending.deadline < earliest:
+                earliest = pending.deadline
+        return late, earliest
