@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 import signal
 import sys
 from pathlib import Path
@@ -118,6 +119,8 @@ def version() -> None:
 def _run(config: NodeConfig) -> None:
     """Serve until SIGTERM, SIGINT or a failure; then exit with the matching code."""
     logs.configure(config.log_format, config.log_level, config.id)
+    # A peer that goes away is our event to log, not the library's.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Here, not above: `lockd --help` should not wait for gRPC.
     import uvloop
 

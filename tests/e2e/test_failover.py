@@ -1,0 +1,162 @@
+"""What holds while leaders die: mutual exclusion, growing tokens, one outcome for one request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+import lockd_client
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from lockd.v1 import common_pb2, lock_pb2, lock_pb2_grpc, session_pb2, session_pb2_grpc
+from lockd_client.testing import LocalCluster
+
+pytestmark = pytest.mark.e2e
+
+
+@dataclass
+class Witness:
+    """Sees every grant and release of all clients, in one process and one order."""
+
+    holder: dict[str, int] = field(default_factory=dict)
+    tokens: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    violations: list[str] = field(default_factory=list)
+    grants: list[float] = field(default_factory=list)
+
+    def took(self, resource: str, client: int, token: int) -> None:
+        """A client's body begins."""
+        if resource in self.holder:
+            self.violations.append(f"{resource}: {client} and {self.holder[resource]} at once")
+        if self.tokens[resource] and token <= self.tokens[resource][-1]:
+            self.violations.append(f"{resource}: token {token} after {self.tokens[resource][-1]}")
+        self.holder[resource] = client
+        self.tokens[resource].append(token)
+        self.grants.append(time.monotonic())
+
+    def gave(self, resource: str) -> None:
+        """A client's body ends."""
+        del self.holder[resource]
+
+
+async def contend(cluster: LocalCluster, number: int, end: float, witness: Witness) -> None:
+    """One client that takes and releases locks until `end`."""
+    async with lockd_client.connect(cluster.endpoints, owner=f"client-{number}", ttl=10.0, timeout=20.0) as client:
+        turn = 0
+        while time.monotonic() < end:
+            resource = f"jobs/{(number + turn) % 10}"
+            turn += 1
+            async with client.lock(resource, wait=20.0) as grant:
+                witness.took(resource, number, grant.token)
+                try:
+                    await asyncio.sleep(0.002)
+                finally:
+                    witness.gave(resource)
+
+
+async def kill_leaders(cluster: LocalCluster, kills: int, pause: float) -> list[float]:
+    """Kill -9 the leader and start it again, several times; when each kill happened."""
+    times = []
+    for _ in range(kills):
+        await asyncio.sleep(pause)
+        leader = await asyncio.to_thread(cluster.wait_leader)
+        times.append(time.monotonic())
+        await asyncio.to_thread(leader.kill)
+        await asyncio.to_thread(cluster.wait_leader)
+        leader.start()
+    return times
+
+
+async def test_a_lock_is_never_held_by_two_sessions(cluster: LocalCluster) -> None:
+    """50 clients work for 30 s while the leader is killed (-9) again and again: no lock has two holders, tokens only grow, work goes on."""
+    witness = Witness()
+    end = time.monotonic() + 30.0
+    clients = [contend(cluster, number, end, witness) for number in range(50)]
+    *_, kills = await asyncio.gather(*clients, kill_leaders(cluster, 4, 5.0))
+    assert witness.violations == []
+    assert len(witness.grants) > 500
+    for killed in kills:
+        assert any(killed < granted < killed + 5.0 for granted in witness.grants), "no grant within 5 s of a kill"
+
+
+def stubs(address: str) -> tuple[grpc.Channel, session_pb2_grpc.SessionServiceStub, lock_pb2_grpc.LockServiceStub]:
+    """Plain gRPC, as any client would use it."""
+    channel = grpc.insecure_channel(address)
+    return channel, session_pb2_grpc.SessionServiceStub(channel), lock_pb2_grpc.LockServiceStub(channel)
+
+
+def acquire_request(session: int, request_id: int, resource: str) -> lock_pb2.AcquireRequest:
+    """An exclusive try-acquire with its identity."""
+    context = common_pb2.RequestContext(session_id=session, request_id=request_id)
+    return lock_pb2.AcquireRequest(context=context, claims=[lock_pb2.Claim(resource=resource)])
+
+
+def test_a_retry_across_a_leader_change_returns_the_first_outcome(cluster: LocalCluster) -> None:
+    """The same request, asked again of the next leader, gets the first grant and takes the lock only once."""
+    leader = cluster.wait_leader()
+    channel, sessions, locks = stubs(leader.address)
+    with channel:
+        session = sessions.OpenSession(session_pb2.OpenSessionRequest(ttl=Duration(seconds=60)), timeout=5).session_id
+        first = locks.Acquire(acquire_request(session, 1, "once/only"), timeout=5)
+    leader.kill()
+    channel, sessions, locks = stubs(cluster.wait_leader().address)
+    with channel:
+        again = locks.Acquire(acquire_request(session, 1, "once/only"), timeout=5)
+        assert again == first
+        context = common_pb2.RequestContext(session_id=session, request_id=2)
+        guard = common_pb2.Guard(resource="once/only", token=first.holds[0].token)
+        released = locks.Release(lock_pb2.ReleaseRequest(context=context, holds=[guard]), timeout=5)
+        assert list(released.released) == [True]
+        state = locks.ListLocks(lock_pb2.ListLocksRequest(prefix="once"), timeout=5)
+        assert [holder for lock in state.locks for holder in lock.holders] == []
+
+
+def test_a_retry_of_a_batch_across_a_leader_change_posts_once(cluster: LocalCluster) -> None:
+    """Transfers sent again with the same request id get the first results, not `exists`."""
+    account = [ledger_pb2.Account(id=ledger_pb2.Uint128(low=i), ledger=1, code=1) for i in (1, 2)]
+    one, two = (ledger_pb2.Uint128(low=i) for i in (1, 2))
+    transfer = ledger_pb2.Transfer(id=one, debit_account_id=one, credit_account_id=two, amount=two, ledger=1, code=1)
+    leader = cluster.wait_leader()
+    channel, sessions, _ = stubs(leader.address)
+    with channel:
+        session = sessions.OpenSession(session_pb2.OpenSessionRequest(ttl=Duration(seconds=60)), timeout=5).session_id
+        ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
+        ledger.CreateAccounts(ledger_pb2.CreateAccountsRequest(accounts=account), timeout=5)
+        request = ledger_pb2.CreateTransfersRequest(
+            context=common_pb2.RequestContext(session_id=session, request_id=1), transfers=[transfer]
+        )
+        first = ledger.CreateTransfers(request, timeout=5)
+        assert first.results[0].status == ledger_pb2.CREATE_TRANSFER_STATUS_CREATED
+    leader.kill()
+    channel, _, _ = stubs(cluster.wait_leader().address)
+    with channel:
+        ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
+        assert ledger.CreateTransfers(request, timeout=5) == first
+        (balance, _) = ledger.LookupAccounts(ledger_pb2.LookupAccountsRequest(ids=[one, two]), timeout=5).accounts
+        assert balance.debits_posted.low == 2
+
+
+def test_tokens_grow_over_a_restart_of_the_whole_cluster(cluster: LocalCluster) -> None:
+    """After kill -9 of every node the next grant has a greater token than any before."""
+
+    def grant() -> int:
+        channel, sessions, locks = stubs(cluster.wait_leader().address)
+        with channel:
+            session = sessions.OpenSession(session_pb2.OpenSessionRequest(ttl=Duration(seconds=2)), timeout=5).session_id
+            context = common_pb2.RequestContext(session_id=session, request_id=1)
+            wait = lock_pb2.Wait(timeout=Duration(seconds=15))
+            request = lock_pb2.AcquireRequest(context=context, claims=[lock_pb2.Claim(resource="a/b")], wait=wait)
+            return locks.Acquire(request, timeout=20).holds[0].token
+
+    tokens = [grant()]
+    for _ in range(2):
+        for node in cluster.nodes:
+            node.kill()
+        for node in cluster.nodes:
+            node.start()
+        tokens.append(grant())
+    assert tokens == sorted(set(tokens))
