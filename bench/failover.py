@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import sys
 import tempfile
 import time
@@ -43,7 +44,7 @@ class Writer:
     def gap(self, since: float) -> float:
         """The longest time between two acknowledgements, the second of which came after `since`."""
         times = [t for t in self.acknowledged if t >= since - SETTLE]
-        return max(b - a for a, b in zip(times, times[1:], strict=False))
+        return max(b - a for a, b in itertools.pairwise(times))
 
 
 async def fail(cluster: LocalCluster, writer: Writer, fault: str) -> float:
