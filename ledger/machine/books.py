@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import Final
 
 from ledger.machine.expiry import DueQueue
-from ledger.machine.model import ACCOUNT, HISTORY, AccountFlags
+from ledger.machine.model import ACCOUNT, BATCH_MAX, EVENT_SIZE, HISTORY, AccountFlags
 
 DEBITS_LIMITED: Final = int(AccountFlags.DEBITS_MUST_NOT_EXCEED_CREDITS)
 CREDITS_LIMITED: Final = int(AccountFlags.CREDITS_MUST_NOT_EXCEED_DEBITS)
@@ -108,7 +108,8 @@ class Books:
     """All that the machine keeps in memory beside the store of transfers.
 
     `quick` and `quick_small` find, by ledger, the accounts that a plain transfer may touch without further questions (open, no
-    history): by id, and, for ids below 2**64, by number. The four running sums cover all accounts of all ledgers.
+    history): by id, and, for ids below 2**64, by number. The four running sums cover all accounts of all ledgers. `scratch` is working
+    memory of the bulk path and no part of the state.
     """
 
     __slots__ = (
@@ -125,6 +126,7 @@ class Books:
         "open",
         "quick",
         "quick_small",
+        "scratch",
         "sequence",
     )
 
@@ -140,6 +142,7 @@ class Books:
         self.last_transfer_timestamp = 0
         self.sequence = 0
         self.last_index = 0
+        self.scratch = bytearray(BATCH_MAX * EVENT_SIZE)
 
     def sums(self) -> Sums:
         """The running sums."""

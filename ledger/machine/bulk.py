@@ -33,6 +33,10 @@ from ledger.machine.transfers import Append, TransferStore
 LITTLE_ENDIAN: Final = struct.pack("=H", 1) == b"\x01\x00"
 """Columns are read in place, in the machine's own byte order, which must be that of the packed form."""
 
+_NOT_QUICK: Final = Account(ZERO_ID, (ZERO_ID, 0, 0), 0, 0, 0, 0)
+_EXCEEDS_CREDITS: Final = int(TransferStatus.EXCEEDS_CREDITS)
+_EXCEEDS_DEBITS: Final = int(TransferStatus.EXCEEDS_DEBITS)
+
 KeyT = TypeVar("KeyT", int, bytes)
 
 _WORDS: Final = EVENT_SIZE // 8
@@ -43,9 +47,10 @@ _DEBITS: Final = struct.Struct("<16x16s96x")
 _CREDITS: Final = struct.Struct("<32x16s80x")
 _ZEROS: Final = bytes(8 * BATCH_MAX)
 
-# One lane of 128 bits an event: results for a batch of created transfers are then one multiplication and one addition of large integers.
-_ONES: Final = int.from_bytes(b"\x01".ljust(RESULT_SIZE, b"\0") * BATCH_MAX, "little")
-_RAMP: Final = int.from_bytes(b"".join(RESULT.pack(position, CREATED, 0) for position in range(BATCH_MAX)), "little")
+# One lane of 64 bits an event: all timestamps of a batch are then one multiplication and one addition of large integers.
+_ONES: Final = int.from_bytes(b"\x01".ljust(8, b"\0") * BATCH_MAX, "little")
+_RAMP: Final = int.from_bytes(struct.pack(f"<{BATCH_MAX}Q", *range(BATCH_MAX)), "little")
+_ALL_CREATED: Final = RESULT.pack(0, CREATED, 0) * BATCH_MAX
 
 
 def apply(books: Books, store: TransferStore, packed: bytes, count: int, start: int, index: int) -> BatchOutcome | None:
@@ -77,7 +82,7 @@ def apply(books: Books, store: TransferStore, packed: bytes, count: int, start: 
     moved = total - elsewhere
     books.debits_posted += moved
     books.credits_posted += moved
-    results, created = _results_and_transfers(packed, count, start, refused)
+    results, created = _results_and_transfers(books.scratch, packed, count, start, refused)
     if refused:
         for position, _ in refused:
             ids.pop(packed[position * EVENT_SIZE : position * EVENT_SIZE + 16])
@@ -143,11 +148,13 @@ def _move_all(
     elsewhere = 0
     remaining = iter(amounts)
     last = len(amounts) - 1
-    find = accounts.get
     for debit_key, credit_key, amount in zip(debits, credits_, remaining, strict=True):
-        debit = find(debit_key)
-        credit = find(credit_key)
-        if debit is None or credit is None or debit is credit:
+        try:
+            debit = accounts[debit_key]
+            credit = accounts[credit_key]
+        except KeyError:
+            debit = credit = _NOT_QUICK
+        if debit is credit:
             position = last - length_hint(remaining)
             elsewhere += amount
             status = _move_one(books, batch, packed, position, start + position)
@@ -155,7 +162,11 @@ def _move_all(
                 refused.append((position, status))
             continue
         if debit.limited or credit.limited:
-            status = _over_limit(debit, credit, amount)
+            status = 0
+            if debit.limited & DEBITS_LIMITED and debit.debits_pending + debit.debits_posted + amount > debit.credits_posted:
+                status = _EXCEEDS_CREDITS
+            elif credit.limited & CREDITS_LIMITED and credit.credits_pending + credit.credits_posted + amount > credit.debits_posted:
+                status = _EXCEEDS_DEBITS
             if status:
                 position = last - length_hint(remaining)
                 elsewhere += amount
@@ -165,15 +176,6 @@ def _move_all(
         debit.debits_posted += amount
         credit.credits_posted += amount
     return refused, elsewhere
-
-
-def _over_limit(debit: Account, credit: Account, amount: int) -> int:
-    """The status if the amount breaks the limit of one of the accounts; else 0."""
-    if debit.limited & DEBITS_LIMITED and debit.debits_pending + debit.debits_posted + amount > debit.credits_posted:
-        return TransferStatus.EXCEEDS_CREDITS
-    if credit.limited & CREDITS_LIMITED and credit.credits_pending + credit.credits_posted + amount > credit.debits_posted:
-        return TransferStatus.EXCEEDS_DEBITS
-    return 0
 
 
 def _move_one(books: Books, batch: TransferBatch, packed: bytes, position: int, now: int) -> int:
@@ -188,20 +190,24 @@ def _move_one(books: Books, batch: TransferBatch, packed: bytes, position: int, 
     return CREATED
 
 
-def _results_and_transfers(packed: bytes, count: int, start: int, refused: list[tuple[int, int]]) -> tuple[bytes, bytes]:
+def _results_and_transfers(
+    scratch: bytearray, packed: bytes, count: int, start: int, refused: list[tuple[int, int]]
+) -> tuple[bytes, bytes]:
     """The packed results, and the packed transfers as they are stored: with their timestamps, without the refused ones."""
-    mask = (1 << 8 * RESULT_SIZE * count) - 1
-    results = bytearray(((_RAMP & mask) + (_ONES & mask) * start).to_bytes(RESULT_SIZE * count, "little"))
-    created = bytearray(packed)
-    with memoryview(created) as view, memoryview(results) as stamps:
-        view.cast("Q")[15::_WORDS] = stamps.cast("Q")[::2]
-    if refused:
-        kept = []
-        after = 0
-        for position, status in refused:
-            RESULT.pack_into(results, position * RESULT_SIZE, start + position, status, 0)
-            kept.append(created[after : position * EVENT_SIZE])
-            after = (position + 1) * EVENT_SIZE
-        kept.append(created[after:])
-        created = bytearray(b"").join(kept)
-    return bytes(results), bytes(created)
+    mask = (1 << 64 * count) - 1
+    stamps = memoryview(((_RAMP & mask) + (_ONES & mask) * start).to_bytes(8 * count, "little")).cast("Q")
+    results = bytearray(_ALL_CREATED[: RESULT_SIZE * count])
+    memoryview(results).cast("Q")[::2] = stamps
+    view = memoryview(scratch)[: len(packed)]
+    view[:] = packed
+    view.cast("Q")[15::_WORDS] = stamps
+    if not refused:
+        return bytes(results), bytes(view)
+    kept = []
+    after = 0
+    for position, status in refused:
+        RESULT.pack_into(results, position * RESULT_SIZE, start + position, status, 0)
+        kept.append(view[after : position * EVENT_SIZE])
+        after = (position + 1) * EVENT_SIZE
+    kept.append(view[after:])
+    return bytes(results), b"".join(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ledger.machine.batch import TransferBatch
 from ledger.machine.books import CLOSED, KEEPS_HISTORY, Account, Books
-from ledger.machine.decide import CLOSING, CLOSING_CREDIT, CLOSING_DEBIT, PENDING, POST, VOID, Movement
+from ledger.machine.decide import CLOSING_CREDIT, CLOSING_DEBIT, PENDING, POST, VOID, Movement
 from ledger.machine.model import (
     TRANSFER,
     ZERO_ID,
@@ -132,13 +132,11 @@ def _post(books: Books, debit: Account, credit: Account, amount: int) -> None:
 
 def reopen(pending: bytes, timestamp: int, books: Books, changes: list[AccountChange]) -> None:
     """A closing transfer was voided or expired: its accounts are open again."""
-    event = TRANSFER.unpack(pending)
-    flags = event[12]
-    if flags & CLOSING:
-        if flags & CLOSING_DEBIT:
-            set_closed(books.accounts[event[1]], False, timestamp, books, changes)
-        if flags & CLOSING_CREDIT:
-            set_closed(books.accounts[event[2]], False, timestamp, books, changes)
+    flags = pending[118]  # the low byte, which holds both closing flags
+    if flags & CLOSING_DEBIT:
+        set_closed(books.accounts[pending[16:32]], False, timestamp, books, changes)
+    if flags & CLOSING_CREDIT:
+        set_closed(books.accounts[pending[32:48]], False, timestamp, books, changes)
 
 
 def set_closed(account: Account, closed: bool, timestamp: int, books: Books, changes: list[AccountChange]) -> None:

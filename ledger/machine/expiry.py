@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
+from typing import Final
 
-from ledger.machine.model import NANOS_PER_SECOND, TRANSFER
+from ledger.machine.model import NANOS_PER_SECOND
+
+_TIMEOUT_AND_TIMESTAMP: Final = struct.Struct("<108xI8xQ")
 
 
 def expiry_of(pending: bytes) -> int | None:
     """Log time in nanoseconds at which this pending transfer (128 bytes) expires; None if it has no timeout."""
-    event = TRANSFER.unpack(pending)
-    timeout, timestamp = event[9], event[13]
+    timeout, timestamp = _TIMEOUT_AND_TIMESTAMP.unpack(pending)
     return timestamp + timeout * NANOS_PER_SECOND if timeout else None
 
 
