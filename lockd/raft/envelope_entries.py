@@ -50,7 +50,7 @@ def _runs(entries: Sequence[Entry]) -> tuple[bytes, int]:
 
 
 def decode_entries(raw: bytes, at: int, end: int) -> tuple[Entry, ...]:
-    """The entries encoded in `raw[at:end]`. Raises ValueError on anything malformed; needs no more memory than `raw` has bytes."""
+    """The entries encoded in `raw[at:end]`. Raises ValueError on anything malformed, before it takes memory for it."""
     if end - at < _HEAD.size:
         raise ValueError("entries are cut short")
     index, count, number = _HEAD.unpack_from(raw, at)

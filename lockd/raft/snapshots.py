@@ -12,15 +12,15 @@ entries that follow; then rename and directory sync. If the crash comes between,
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from lockd.raft.core.types import Membership, SnapshotMeta
 from lockd.raft.disk import Disk, File
-from lockd.raft.journal_format import JournalForeignError
 from lockd.raft.port import SnapshotWriter
 from lockd.raft.snapshots_format import CHUNK, SnapshotDamagedError, SnapshotSink, SnapshotSource, encode_header, read_header
 
@@ -38,7 +38,10 @@ class SnapshotFile:
 
 
 class SnapshotReceiver:
-    """Takes the bytes of a snapshot file as a leader streams them, and keeps the file only if it is whole."""
+    """Takes the bytes of a snapshot file as a leader streams them, and keeps the file only if it is whole.
+
+    The calls may come from several threads: `abandon` waits until another call has returned, and does nothing after `finish`.
+    """
 
     def __init__(self, store: Snapshots, meta: SnapshotMeta, temporary: str, file: File) -> None:
         self._store = store
@@ -46,30 +49,38 @@ class SnapshotReceiver:
         self._temporary = temporary
         self._file = file
         self._offset = 0
+        self._ended = False
+        self._lock = threading.Lock()
 
     def write(self, piece: bytes) -> None:
         """The next bytes. Raises OSError."""
-        self._file.write_at(self._offset, piece)
-        self._offset += len(piece)
+        with self._lock:
+            if not self._ended:
+                self._file.write_at(self._offset, piece)
+                self._offset += len(piece)
 
     def finish(self) -> None:
-        """Verify and make durable as received. Raises SnapshotDamagedError, JournalForeignError (the file is gone then) and OSError."""
-        try:
+        """Verify and make durable as received. Raises SnapshotDamagedError, JournalForeignError and OSError: `abandon` it then."""
+        with self._lock:
+            if self._ended:
+                raise OSError("the stream was abandoned")
             meta, offset = self._store.header(self._temporary, self._file)
             if meta != self._meta:
                 raise SnapshotDamagedError(self._temporary, 0, "it is not the snapshot that was announced")
             SnapshotSource(self._file, self._temporary, offset).verify()
-        except (ValueError, JournalForeignError):
-            self.abandon()
-            raise
-        self._file.sync()
-        self._file.close()
-        self._store.keep_received(self._temporary, self._meta)
+            self._file.sync()
+            self._file.close()
+            self._store.keep_received(self._temporary, self._meta)
+            self._ended = True
 
     def abandon(self) -> None:
-        """Remove what was written. Raises OSError."""
-        self._file.close()
-        self._store.drop(self._temporary)
+        """Remove what was written, unless it was finished; a file that cannot be removed goes at the next start."""
+        with self._lock:
+            if not self._ended:
+                self._ended = True
+                self._file.close()
+                with contextlib.suppress(OSError):
+                    self._store.drop(self._temporary)
 
 
 class Snapshots:
@@ -176,7 +187,7 @@ class Snapshots:
         finally:
             file.close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def open(self, meta: SnapshotMeta) -> Iterator[BinaryIO]:
         """The application's part of a current or a received snapshot. Reading raises SnapshotDamagedError; the end is verified."""
         name, file = self._open_either(meta)

@@ -27,6 +27,8 @@ MAGIC = b"lockdsnp"
 VERSION = 1
 CHUNK = 256 << 10
 """Bytes of data that go into one chunk."""
+SYNC_EVERY = 16 << 20
+"""So many bytes are synced at a time: a gigabyte at once would hold up the journal's syncs on the same disk."""
 MAX_CHUNK = 16 << 20
 """The largest chunk that is read."""
 
@@ -51,6 +53,7 @@ class SnapshotSink(io.RawIOBase):
         self._gathered = bytearray()
         self._length = 0
         self._crc = 0
+        self._unsynced = 0
         file.write_at(0, head)
         self._offset = len(head)
 
@@ -78,6 +81,10 @@ class SnapshotSink(io.RawIOBase):
         self._offset += _CHUNK.size + len(data)
         self._length += len(data)
         self._crc = google_crc32c.extend(self._crc, data)
+        self._unsynced += len(data)
+        if self._unsynced >= SYNC_EVERY:
+            self._file.sync()
+            self._unsynced = 0
 
     def finish(self) -> None:
         """Write what is left and the trailer, sync and close. Raises OSError."""
