@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 
-from lockd.machine.plain import Plain, to_plain
+from lockd.machine.plain import COMMANDS, Plain, to_plain
 
 _SIZED = struct.Struct("<cQ")
 _TUPLE, _INT, _NEGATIVE, _STR, _BYTES = b"(", b"+", b"-", b"s", b"b"
@@ -54,8 +54,8 @@ def digest_rows(rows: Iterable[tuple[Plain, ...]]) -> bytes:
 
 
 def fingerprint(command: object) -> int:
-    """A 32-bit number of a command, equal for equal commands: tells a retry from another command under the same id.
+    """A number of a command, equal for equal commands: tells a retry from another command under the same id.
 
-    It guards against mistakes of a client against itself, hence a checksum is enough.
+    The lowest four bits are the command's place in `COMMANDS`, the rest is a checksum: it guards a client against its own mistakes only.
     """
-    return zlib.crc32(encode(to_plain(command)))
+    return zlib.crc32(encode(to_plain(command))) << 4 | COMMANDS.index(type(command))

@@ -7,6 +7,8 @@ session add up to their supremum, the *effective* mode; only effective modes mee
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Protocol
 
 from lockd.machine.modes import CONFLICTS, IS, IX, SUPREMUM
 from lockd.machine.sessions import Session
@@ -79,12 +81,20 @@ class Holding:
         return self.mode != 0 and self.first_token <= token <= self.token
 
 
+class HasPermits(Protocol):
+    """A waiter, as far as a semaphore cares; it asks for permits of one semaphore at most once."""
+
+    def permits_at(self, lock: Lock) -> int:
+        """How many permits of this semaphore it waits for."""
+
+
 class Lock:
     """One resource that is held or waited for.
 
     `holders` maps session ids (for ghosts: minus their order) to holdings, in the order in which they began. `mask` has a bit for each
-    effective mode that is held, `waiting_mask` one for each line that is not empty. Lines and `parked` hold tickets in ascending order; a
-    waiter stands in the lines of all its resources, but is parked at exactly one that blocks it, and looked at again only when that changes.
+    effective mode that is held, `waiting_mask` one for each line that is not empty. Lines and `parked` hold tickets in ascending order. A
+    waiter stands in a line of every resource that it needs, but is parked at exactly one that blocks it, and is looked at again only when
+    something changes there.
     """
 
     __slots__ = (
@@ -99,7 +109,6 @@ class Lock:
         "parked",
         "pooled",
         "used",
-        "waiters",
         "waiting",
         "waiting_mask",
     )
@@ -110,7 +119,6 @@ class Lock:
         self.held = [0, 0, 0, 0, 0, 0, 0]
         self.mask = 0
         self.waiting = 0
-        self.waiters = 0
         self.waiting_mask = 0
         self.lines: dict[int, list[int]] | None = None
         self.parked: dict[int, list[int]] | None = None
@@ -166,6 +174,15 @@ class Lock:
                 return True
             return _any_ahead(lines, self.waiting_mask >> 8 & conflicts, NEW, ticket)
         return _any_ahead(lines, conversions, 0, ticket)
+
+    def permits_ahead(self, ticket: int, table: Mapping[int, HasPermits]) -> int:
+        """Permits that waiters before this ticket ask for; counted only as far as it can matter."""
+        total, room = 0, self.limit - self.used
+        for other in self.lines.get(NEW | PERMITS, ()) if self.lines is not None else ():
+            if other >= ticket or total > room:
+                break
+            total += table[other].permits_at(self)
+        return total
 
     def enter(self, key: int, ticket: int) -> None:
         """Put a waiter into a line."""

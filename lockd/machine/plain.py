@@ -29,7 +29,7 @@ _RESULTS: Final[tuple[type, ...]] = (
     r.Transacted,
     r.Compacted,
 )
-_COMMANDS: Final[tuple[type, ...]] = (
+COMMANDS: Final[tuple[type, ...]] = (
     c.OpenSession,
     c.KeepAlive,
     c.CloseSession,
@@ -43,6 +43,10 @@ _COMMANDS: Final[tuple[type, ...]] = (
     c.CreateAccounts,
     c.CreateTransfers,
     c.Unknown,
+)
+"""All commands; their places are part of what snapshots hold, so new ones go to the end."""
+
+_PARTS: Final[tuple[type, ...]] = (
     c.Claim,
     c.Guard,
     c.Compare,
@@ -56,7 +60,7 @@ _COMMANDS: Final[tuple[type, ...]] = (
     c.Publish,
 )
 _TYPES: Final[dict[str, type]] = {kind.__name__: kind for kind in _RESULTS}
-_FIELDS: Final[dict[type, tuple[str, ...]]] = {kind: tuple(kind.__dataclass_fields__) for kind in _RESULTS + _COMMANDS}  # type: ignore[attr-defined]
+_FIELDS: Final[dict[type, tuple[str, ...]]] = {kind: tuple(kind.__dataclass_fields__) for kind in _RESULTS + COMMANDS + _PARTS}  # type: ignore[attr-defined]
 _ENUMS: Final[dict[tuple[str, str], type]] = {("Hold", "mode"): LockMode, ("Refused", "code"): Code}
 
 

@@ -9,6 +9,7 @@ from lockd.machine import events, refusals
 from lockd.machine.commands import Command, CreateAccounts, CreateTransfers, Transact
 from lockd.machine.digest import fingerprint
 from lockd.machine.moment import MAX_U64, Moment
+from lockd.machine.plain import COMMANDS
 from lockd.machine.results import KeptAlive, Refused, Result, SessionOpened
 from lockd.machine.types import Limits, Nanos, Resource, SessionId
 
@@ -84,6 +85,13 @@ class Session:
 def _same(asked: Command | int, command: Command) -> bool:
     # Always by fingerprint: a replica that was restored from a snapshot has nothing else, and all must answer alike.
     return (asked if isinstance(asked, int) else fingerprint(asked)) == fingerprint(command)
+
+
+def kind_of(asked: Asked) -> type | None:
+    """The kind of command that a request id was used for."""
+    if asked is None:
+        return None
+    return COMMANDS[asked & 15] if isinstance(asked, int) else type(asked)
 
 
 class Sessions:

@@ -22,7 +22,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a request needs on one resource, all its claims taken together: a mode (claimed or implied), permits, or both."""
+    """What a request needs on one resource: the supremum of all modes that its claims ask for or imply there, or permits."""
 
     resource: Resource
     mode: int
@@ -70,3 +70,10 @@ class Waiter:
     def resources(self) -> tuple[Resource, ...]:
         """The resources that the request names."""
         return tuple([want.lineage[-1] for want in self.wants])
+
+    def permits_at(self, lock: Lock) -> int:
+        """How many permits of this semaphore it waits for."""
+        for need, own in zip(self.needs, self.locks, strict=True):
+            if own is lock and need.permits:
+                return need.permits
+        return 0
