@@ -71,6 +71,7 @@ from lockd_client.model import (
     WaitEdge,
     Waiting,
 )
+from lockd_client.sync import connect as connect_sync
 
 __all__ = [
     "MAX_BATCH",
@@ -135,4 +136,5 @@ __all__ = [
     "WaitTimeout",
     "Waiting",
     "connect",
+    "connect_sync",
 ]

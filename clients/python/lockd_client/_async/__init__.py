@@ -1,1 +1,1 @@
-"""The client by hand, for asyncio; `_sync` is generated from it by tools/unasync.py."""
+"""The client. Written by hand for asyncio, in `_async`; the blocking one in `_sync` is generated from it by tools/unasync.py."""

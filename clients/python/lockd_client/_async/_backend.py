@@ -243,6 +243,8 @@ class Channel:
             response: Resp = await call(request, timeout=nanos / 1e9, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise _failed(error) from None
+        except grpc.aio.UsageError:
+            raise rpc.channel_closed() from None
         return response
 
     async def responses(self, method: Method[Req, Resp], request: Req, nanos: int) -> AsyncIterator[Resp]:

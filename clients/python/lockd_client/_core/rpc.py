@@ -53,6 +53,11 @@ def stream_ended() -> RpcFailed:
     return RpcFailed(Failure(grpc.StatusCode.UNAVAILABLE, "the stream ended"))
 
 
+def channel_closed() -> RpcFailed:
+    """The client was closed while a call began."""
+    return RpcFailed(Failure(grpc.StatusCode.UNAVAILABLE, "the client is closed"))
+
+
 def options(tls: Tls | None) -> list[tuple[str, str | int]]:
     """Channel options."""
     found: list[tuple[str, str | int]] = list(OPTIONS)
