@@ -121,8 +121,10 @@ def feed(s: State, peer: Progress) -> bool:
         if peer.state is PeerState.PROBE:
             if peer.paused:
                 break
-        elif peer.inflight_messages >= config.max_inflight_messages or peer.inflight_bytes >= config.max_inflight_bytes:
-            break
+        elif peer.next > log.base_index and (
+            peer.inflight_messages >= config.max_inflight_messages or peer.inflight_bytes >= config.max_inflight_bytes
+        ):
+            break  # unless what comes next is dropped: then only a snapshot helps, whatever becomes of what is in flight
         previous = peer.next - 1
         term = log.term_at(previous)
         if term is None:
