@@ -213,6 +213,7 @@ class Cluster:
         weather.delay_min, weather.delay_max = MS // 5, 2 * MS
         weather.drop = weather.duplicate = weather.straggle = 0.0
         weather.straggle_max = 400 * MS
+        weather.late = None
         for replica in list(self.replicas.values()):
             replica.set_rate(1_000_000)
             replica.disk_min, replica.disk_max = MS // 20, 2 * MS

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from lockd.raft.core.types import Member, Membership, Refusal, ReplicaId
+from lockd.raft.core.types import AppendReply, AppendRequest, Member, Membership, Refusal, ReplicaId, VoteReply
 from lockd.raft.driver import Lost
 from lockd.raft.port import RaftError
 from tests.sim.cluster import Cluster, Setup
@@ -43,7 +43,7 @@ class Plan:
 PROFILES: dict[str, dict[str, int]] = {
     "calm": {"transfer": 2, "snapshot": 2, "burst": 2, "crash": 1},
     "network": {"isolate": 4, "cut": 4, "partition": 3, "mend": 3, "storm": 3, "burst": 2, "clock": 1, "pause": 1},
-    "crashes": {"crash": 4, "power": 4, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "cut": 1, "mend": 1, "storm": 1},
+    "crashes": {"crash": 3, "double crash": 3, "power": 4, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "cut": 1, "mend": 1, "storm": 1},
     "leaders": {
         "isolate leader": 4, "transfer": 3, "crash leader": 3, "pause leader": 2, "mend": 2, "burst": 2, "storm": 1, "one-way leader": 2,
     },
@@ -51,9 +51,9 @@ PROFILES: dict[str, dict[str, int]] = {
         "add": 5, "promote": 4, "remove": 4, "two changes": 2, "crash": 2, "isolate": 2, "mend": 2, "transfer": 1, "isolate leader": 1,
         "lonely change": 3,
     },
-    "echoes": {"storm": 1, "isolate leader": 4, "crash leader": 2, "transfer": 2, "crash": 1, "one-way leader": 2, "burst": 2, "mend": 2},
+    "echoes": {"isolate leader": 3, "crash leader": 2, "transfer": 2, "crash": 1, "one-way leader": 2, "burst": 2, "come back": 4},
     "slow disks": {"slow disk": 5, "isolate leader": 4, "transfer": 2, "burst": 4, "crash": 1, "one-way leader": 2},
-    "snapshots": {"snapshot": 4, "power": 3, "burst": 5, "lag": 8, "crash": 4, "storm": 1, "slow disk": 1, "transfer": 1, "crash leader": 1},
+    "snapshots": {"snapshot": 4, "power": 3, "burst": 5, "lag": 8, "crash": 4, "storm": 1, "slow disk": 1, "crash leader": 1},
     "disks": {"power": 3, "disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
     "everything": {
         "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3, "power": 2,
@@ -86,6 +86,8 @@ def plan(seed: int, profile: str | None = None) -> Plan:
     )
     if name == "snapshots":
         setup = replace(setup, snapshot_log_bytes=rng.choice((500, 1000)), keep_log_bytes=100, operations=12, reads=0.2)
+    if name == "crashes":  # writes of several sectors
+        setup = replace(setup, padding=rng.choice((80, 300, 1500)), max_append_bytes=4000, segment_bytes=rng.choice((8192, 32768)))
     if name in ("echoes", "slow disks"):
         setup = replace(setup, voters=rng.choice((3, 5)), operations=10, reads=0.2)
     kinds, odds = list(weights), list(weights.values())
@@ -95,7 +97,7 @@ def plan(seed: int, profile: str | None = None) -> Plan:
         for kind in rng.choices(kinds, odds, k=count)
     ]
     if name == "echoes":  # all the time, what was sent long ago keeps coming in
-        faults.append(Fault(200 * MS, "echo", 1.0, rng.random(), rng.random()))
+        faults.append(Fault(200 * MS, "echo", rng.random(), rng.random(), rng.random()))
     if name == "slow disks":
         faults += [Fault(200 * MS, "slow disk", rng.random(), rng.random(), 1.0) for _ in range(setup.voters)]
     return Plan(seed, name, setup, tuple(sorted(faults, key=lambda fault: fault.at)))
@@ -175,6 +177,16 @@ class Nemesis:
             self.cluster.network.cut(*((leader.name, other) if fault.c < 0.5 else (other, leader.name)))
         self._later(100 * MS, 700 * MS, fault.b, self._rejoin, leader.name)
 
+    def come_back(self, fault: Fault) -> None:
+        """The leader and a minority are cut off and work on; others elect and overwrite; then the old leader is to lead again."""
+        leader = self._leader(fault.a)
+        others = self._others(leader.name)
+        friends = [leader.name, *others[: (len(others) - 1) // 2]]
+        self.cluster.network.partition(friends, [name for name in others if name not in friends])
+        self._later(250 * MS, 500 * MS, fault.b, self.cluster.network.heal)
+        for delay in (550, 650, 800):
+            self.world.after(delay * MS, self._transfer, leader.id)
+
     def cut(self, fault: Fault) -> None:
         """One direction of one link."""
         replica = self._any(fault.a)
@@ -209,8 +221,9 @@ class Nemesis:
     def echo(self, fault: Fault) -> None:
         """From now on many messages come again, or come only, when the world has moved on."""
         weather = self.cluster.network.weather
-        weather.duplicate = 0.1 + fault.b * 0.3
-        weather.straggle = fault.c * 0.15
+        weather.late = (VoteReply, AppendReply, AppendReply, AppendRequest)[int(fault.a * 4)]
+        weather.duplicate = fault.b * 0.1
+        weather.straggle = fault.c * 0.05
         weather.straggle_max = 1500 * MS
 
     def lag(self, fault: Fault) -> None:
@@ -243,6 +256,13 @@ class Nemesis:
     def crash(self, fault: Fault) -> None:
         """One replica dies and comes back."""
         self._crash(fault, self._any(fault.a))
+
+    def double_crash(self, fault: Fault) -> None:
+        """The process dies, comes back from what it finds, and soon after the machine loses power."""
+        replica = self._any(fault.a)
+        replica.crash(power=False)
+        self.world.after(MS, self._restart, replica)
+        self.world.after(2 * MS + int(fault.b * fault.b * 60 * MS), self._crash, fault, replica)
 
     def crash_leader(self, fault: Fault) -> None:
         """The leader dies and comes back."""
@@ -328,7 +348,12 @@ class Nemesis:
             return
         voters = [member.id for member in leader.driver.node.membership.members if member.voter and member.id != leader.name]
         if voters:
-            leader.driver.transfer(voters[int(fault.b * len(voters))], lambda _refusal: None)
+            self._transfer(voters[int(fault.b * len(voters))])
+
+    def _transfer(self, to: ReplicaId) -> None:
+        leader = self.cluster.leader()
+        if leader is not None and not leader.paused and leader.id != to:
+            leader.driver.transfer(to, lambda _refusal: None)
 
     def _change(self, leader: Replica | None, edit: Callable[[Membership], Membership | None]) -> None:
         if leader is None or leader.paused or not leader.up:
@@ -411,7 +436,9 @@ KINDS: dict[str, _Kind] = {
     "isolate": Nemesis.isolate,
     "isolate leader": Nemesis.isolate_leader,
     "one-way leader": Nemesis.one_way_leader,
+    "come back": Nemesis.come_back,
     "cut": Nemesis.cut,
+    "double crash": Nemesis.double_crash,
     "partition": Nemesis.partition,
     "mend": Nemesis.mend,
     "storm": Nemesis.storm,

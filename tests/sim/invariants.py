@@ -16,6 +16,7 @@ from lockd.raft.core.types import (
     HardState,
     Membership,
     Message,
+    ReplicaId,
     SnapshotMeta,
     VoteReply,
     VoteRequest,
@@ -84,11 +85,17 @@ class Invariants:
 
     # --- election safety ----------------------------------------------------------------------------------------------------------
 
-    def became_leader(self, who: str, term: int, log: Shadow) -> None:
-        """At most one leader a term; and a leader holds everything committed in earlier terms."""
+    def became_leader(self, who: str, term: int, log: Shadow, membership: Membership, durable: HardState) -> None:
+        """At most one leader a term, elected by a majority; and a leader holds everything committed in earlier terms."""
         other = self.leaders.setdefault(term, who)
         if other != who:
             raise SimulationError("election safety", f"{who} and {other} both lead term {term}")
+        voters = [member.id for member in membership.members if member.voter]
+        votes = [voter for voter in voters if self.votes.get((voter, term)) == who]
+        if who in voters and who not in votes and durable.term == term and durable.vote == who:
+            votes.append(ReplicaId(who))
+        if 2 * len(votes) <= len(voters):
+            raise SimulationError("elected by a majority", f"{who} leads term {term}; {votes} of {voters} voted for it")
         self.elections += 1
         for leader_term, index, entry_term in reversed(self._commits):
             if leader_term < term:
@@ -97,6 +104,11 @@ class Invariants:
                         "leader completeness", f"{who} leads term {term} without {index}@{entry_term}, committed in term {leader_term}"
                     )
                 break
+
+    def follows(self, who: str, leader: str | None, term: int) -> None:
+        """Whom a replica takes for the leader of a term is its leader."""
+        if leader is not None and self.leaders.get(term) != leader:
+            raise SimulationError("one leader a term", f"{who} follows {leader} in term {term}, which {self.leaders.get(term)} leads")
 
     def sent(self, who: str, message: Message, durable: Shadow) -> None:
         """What leaves a replica must stand on what its disk holds."""

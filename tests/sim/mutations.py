@@ -386,7 +386,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     _one(
         "a new snapshot is not synced", "disk", "lockd.raft.snapshots_format:SnapshotSink.finish", "self._file.sync()", "pass", "snapshots"
     ),
-    _one("a torn tail is left in place", "disk", "lockd.raft.journal_format:judge_tail", "return True", "return False", "crashes"),
     _one(
         "a torn tail is believed",
         "disk",

@@ -23,6 +23,8 @@ class Weather:
     duplicate: float = 0.0
     straggle: float = 0.0
     straggle_max: int = 400 * MS
+    late: type | None = None
+    """Messages of this type are often late, or come again late: what they say is of another time then."""
 
 
 class Network:
@@ -52,6 +54,11 @@ class Network:
             self.dropped += 1
             return True
         delay = weather.delay_min + int(chance() * (weather.delay_max - weather.delay_min)) + extra
+        if weather.late is not None and type(message) is weather.late and chance() < 0.4:
+            self.duplicated += 1
+            world.after(delay + int(chance() * weather.straggle_max), self._arrive, sender, to, message)
+            if chance() < 0.3:
+                return True
         if weather.straggle and chance() < weather.straggle:
             delay += int(chance() * weather.straggle_max)
         world.after(delay, self._arrive, sender, to, message)

@@ -107,8 +107,10 @@ class Probe:
             raise SimulationError("terms never go back", f"{name} went from term {term_before} to {node.term}")
         leads = node.role is Role.LEADER
         if leads and not (was_leader and node.term == term_before):
-            invariants.became_leader(name, node.term, self.log)
+            invariants.became_leader(name, node.term, self.log, node.membership, self.durable.hard_state)
             cluster.world.note("LEADER", name, f"term {node.term}")
+        if output.role is not None:
+            invariants.follows(name, node.leader, node.term)
         commit, commit_before = node.commit, self.commit
         if commit != self.commit:
             if commit < self.commit:
