@@ -176,7 +176,7 @@ class OsDisk:
         return sorted(path.name for path in self.path.iterdir() if path.name != LOCK_NAME)
 
     def sync(self) -> None:
-        """fsync of the directory."""
+        """Fsync of the directory."""
         _sync_directory(self.path)
 
     def close(self) -> None:
