@@ -59,7 +59,8 @@ async def main(endpoints: str) -> None:
 
         for name, account in zip(("bank", "alice", "bob"), await client.ledger.lookup_accounts([bank, alice, bob]), strict=True):
             balance = account.credits_posted - account.debits_posted
-            print(f"{name:>6}: {balance / 100:10.2f} EUR")
+            sign, (units, cents) = "-" if balance < 0 else " ", divmod(abs(balance), 100)
+            print(f"{name:>6}: {sign}{units}.{cents:02d} EUR")
 
 
 if __name__ == "__main__":
