@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lockd.raft.core.types import Member, Membership, ReplicaId, Role
 from lockd.raft.disk import Disk, MemoryDisk, OsDisk
+from lockd.raft.engine_config import EngineConfig
 from lockd.raft.port import EngineStatus, NotLeaderError, PeerStatus, RaftError, StateMachine, StorageFailedError, UnavailableError
 from lockd.raft.pysyncobj_engine.promises import warnings_text
 from lockd.raft.pysyncobj_engine.settings import Settings
@@ -35,18 +36,19 @@ class PySyncObjEngine:
 
     def __init__(
         self,
-        settings: Settings,
+        config: EngineConfig | Settings,
         machine: StateMachine,
+        on_failed: Callable[[str], None] | None = None,
         *,
         warn: Callable[[str], None] | None = None,
-        on_failed: Callable[[str], None] | None = None,
         disk: Disk | None = None,
     ) -> None:
-        """Nothing is opened before `start`.
+        """Nothing is opened before `start`. Raises ValueError for a configuration that this engine cannot serve.
 
         `warn` gets every sentence of `warnings_text` at start (default: the log). `on_failed` is told why the replica stopped for good.
-        `disk` stands in for the directory of the settings, in tests.
+        `disk` stands in for the directory of the configuration, in tests.
         """
+        settings = Settings.of(config) if isinstance(config, EngineConfig) else config
         self._settings = settings
         self._machine = machine
         self._warn = warn or _log.warning
@@ -126,7 +128,7 @@ class PySyncObjEngine:
         """Append `data` with the next turn and return its ticket.
 
         Raises NotLeaderError (the package would forward it; its answers get lost), OverloadedError, StorageFailedError, UnavailableError
-        when stopped, and RaftError if `data` is too long. Nothing was appended then.
+        when stopped, and ValueError if `data` is too long. Nothing was appended then.
         """
         turns = self._running()
         if turns.reign is None:
@@ -220,7 +222,10 @@ class PySyncObjEngine:
         )
 
     async def transfer_leadership(self, to: ReplicaId, timeout: float = 5.0) -> None:
-        """Ask `to` to start an election and wait until it leads. Best effort: raises RaftError if another one leads, or none in time."""
+        """Ask `to` to start an election and wait until it leads. Best effort.
+
+        Raises NotLeaderError, UnavailableError (not in time), RaftError (another one was elected, or there is no such member).
+        """
         turns = self._running()
         if turns.reign is None:
             raise NotLeaderError(self.leader())
@@ -238,7 +243,7 @@ class PySyncObjEngine:
                     await asyncio.sleep(self._settings.heartbeat / 3)
                     turns = self._running()
         except TimeoutError as error:
-            raise RaftError(f"{to!r} did not take over within {timeout} s; it may be behind, or unreachable") from error
+            raise UnavailableError(f"{to!r} did not take over within {timeout} s; it may be behind, or unreachable") from error
         if leader.id != to:
             raise RaftError(f"{leader.id!r} was elected instead of {to!r}")
 

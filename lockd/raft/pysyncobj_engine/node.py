@@ -209,7 +209,7 @@ def _conf(settings: Settings) -> Any:
         autoTick=False,
         raftMinTimeout=settings.election_min,
         raftMaxTimeout=settings.election_max,
-        appendEntriesPeriod=settings.heartbeat,
+        appendEntriesPeriod=settings.append_period,
         connectionTimeout=settings.election_max,
         leaderFallbackTimeout=settings.election_max,
         # Entries go out in batches, whenever the engine says so. No entry may be as long as a batch: it would travel pickled, in pieces.

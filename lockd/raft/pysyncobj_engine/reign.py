@@ -7,7 +7,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from lockd.raft.port import OverloadedError, RaftError
+from lockd.raft.port import OverloadedError
 from lockd.raft.pysyncobj_engine.settings import ENTRY_HEAD, Settings
 from lockd.raft.pysyncobj_engine.wire import COMMAND_NOOP, COMMAND_REGULAR
 
@@ -35,10 +35,10 @@ class Proposals:
         self._barriers_under_way: deque[tuple[int, list[Callable[[int], None]]]] = deque()
 
     def add(self, data: bytes) -> int:
-        """A new proposal, to be appended with the next tick. Raises OverloadedError, and RaftError if it is too long."""
+        """A new proposal, to be appended with the next tick. Raises OverloadedError, and ValueError if it is too long."""
         settings = self._settings
         if len(data) > settings.max_entry_bytes:
-            raise RaftError(f"an entry of {len(data)} bytes; the limit is {settings.max_entry_bytes}")
+            raise ValueError(f"an entry of {len(data)} bytes; the limit is {settings.max_entry_bytes}")
         size = len(data) + ENTRY_HEAD
         if len(self._sizes) >= settings.max_outstanding or self._bytes + size > settings.max_outstanding_bytes:
             raise OverloadedError(f"{len(self._sizes)} proposals, {self._bytes} bytes, wait for their outcome")

@@ -9,15 +9,18 @@ and the one before it) that the package wants its log to begin with.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn, Protocol, cast
 
 import msgspec
 
+from lockd.raft import FORK_IS_SAFE
 from lockd.raft.core.types import Membership, SnapshotMeta
 from lockd.raft.disk import Disk, File, OsDisk
 from lockd.raft.journal_format import JournalForeignError
@@ -164,9 +167,6 @@ class SnapshotHost(Protocol):
     def snapshot_ended(self, error: str | None) -> None:
         """A snapshot became durable, or could not be written."""
 
-    def congested(self, peer: str) -> bool:
-        """Whether no more pieces should be sent to this peer for now."""
-
     def fail(self, error: BaseException) -> None:
         """Stop for good."""
 
@@ -178,7 +178,7 @@ class Snapshots:
         """`index` is the current snapshot's, 0 if there is none."""
         self._store = store
         self._host = host
-        self._fork = fork and isinstance(store.disk, OsDisk)
+        self._fork = fork and FORK_IS_SAFE and isinstance(store.disk, OsDisk)
         self.index = index
         """Index of the current snapshot."""
         self._child = 0
@@ -206,7 +206,10 @@ class Snapshots:
         self._serialize_id, self._writing = id, last[1]
         writer = self._host.freeze()
         if self._fork:
-            self._child = os.fork()
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any fork beside threads. The child runs the writer, which touches none (see its port), and leaves.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._child = os.fork()
             if self._child == 0:
                 _write_in_child(self._store, writer, previous, last)
             return
@@ -250,9 +253,7 @@ class Snapshots:
     # --- sending -------------------------------------------------------------------------------------------------------------------
 
     def getTransmissionData(self, node: Any) -> tuple[bytes, bool, bool] | None:  # noqa: N802 - the package's name
-        """The next piece for a peer: (bytes, is first, is last); the last one is empty. None if there is nothing to send at this moment."""
-        if self._host.congested(node.id):
-            return None
+        """The next piece for a peer: (bytes, is first, is last); the last one is empty. None if there is no snapshot."""
         try:
             file, offset = self._outgoing.get(node.id) or (self._store.open_file(), 0)
         except FileNotFoundError:
@@ -261,12 +262,15 @@ class Snapshots:
         if piece:
             self._outgoing[node.id] = file, offset + len(piece)
         else:
-            self.cancelTransmisstion(node)
+            self.forget(node.id)
         return piece, offset == 0, not piece
 
     def cancelTransmisstion(self, node: Any) -> None:  # noqa: N802 - the package's name
-        """Forget how far a peer's transmission was."""
-        found = self._outgoing.pop(node.id, None)
+        """Nothing: the package calls this for peers that take nothing at the moment, and they go on where they were (see `forget`)."""
+
+    def forget(self, peer: str) -> None:
+        """A peer begins anew: on a new connection it must not get the rest of what was sent on another one."""
+        found = self._outgoing.pop(peer, None)
         if found is not None:
             found[0].close()
 
@@ -354,6 +358,7 @@ def _write_in_child(store: SnapshotStore, writer: SnapshotWriter, previous: Row,
     """In the forked child: give up every descriptor of the parent (its sockets, its lock), write, and leave at once."""
     status = 1
     try:
+        gc.disable()  # it would free what belongs to threads that do not exist here
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)

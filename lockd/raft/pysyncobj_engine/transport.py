@@ -19,6 +19,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import cast
 
@@ -28,7 +29,7 @@ from lockd.raft.core.types import Member, ReplicaId
 from lockd.raft.pysyncobj_engine.settings import Settings, host_and_port
 from lockd.raft.pysyncobj_engine.wire import Body, Envelope, WireError, decode, encode
 
-__all__ = ["Peers"]
+__all__ = ["Link", "Peers"]
 
 MAX_FRAME = 48 << 20
 """An append holds less than two batches of entries (`Settings.append_bytes`)."""
@@ -36,16 +37,23 @@ MAX_HELLO = 2048
 MAX_WAITING = 64
 """Connections that have not said who they are; more are closed at once."""
 HANDSHAKE_SECONDS = 3.0
-HIGH_WATER = 32 << 20
-"""Bytes queued for a peer beyond which it counts as disconnected until the queue is down to LOW_WATER."""
-LOW_WATER = 8 << 20
-CONGESTED = 4 << 20
-"""Bytes queued for a peer beyond which no more pieces of a snapshot are added."""
+HIGH_WATER = 4 << 20
+"""Bytes queued for a peer beyond which it counts as disconnected until the queue is down to LOW_WATER. The package, which would otherwise
+queue all that a peer lacks at once, breaks off then."""
+LOW_WATER = 1 << 20
 RETRY_SECONDS = (0.02, 0.2)
 UNACKNOWLEDGED_MS = 5000
 """A connection on which nothing is acknowledged for so long is given up."""
 _COUNTER_BITS = 24
 _log = logging.getLogger("lockd.raft.pysyncobj")
+
+
+class Link(Enum):
+    """What became of the way to a peer."""
+
+    NEW = "a new connection"
+    RESUMED = "its queue is short again"
+    DOWN = "it is closed, or its queue is too long"
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="lockd-pysyncobj/1", forbid_unknown_fields=True):
@@ -211,36 +219,32 @@ class _Outgoing(_Frames):
             raise WireError(f"{self._member.id!r} answered what was not asked")
         self.welcomed = True
         _settle(self.answered)
-        self._turn(up=True)
+        self._turn(Link.NEW)
 
     def pause_writing(self) -> None:
         """The queue is too long: the peer counts as gone until it is shorter."""
-        self._turn(up=False)
+        self._turn(Link.DOWN)
 
     def resume_writing(self) -> None:
         """The queue is short again."""
         if self.welcomed:
-            self._turn(up=True)
+            self._turn(Link.RESUMED)
 
-    def _turn(self, *, up: bool) -> None:
+    def _turn(self, link: Link) -> None:
+        up = link is not Link.DOWN
         if up != self.up:
             self.up = up
-            self._peers.on_connected(self._member.id, up)
+            self._peers.on_connected(self._member.id, link)
 
     def send(self, frame: bytes) -> None:
         """Queue one frame."""
         if self._transport is not None:
             self._transport.write(_framed(frame))
 
-    @property
-    def queued(self) -> int:
-        """Bytes that wait to be sent."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
     def close(self) -> None:
         """Close at once."""
         super().close()
-        self._turn(up=False)
+        self._turn(Link.DOWN)
         _settle(self.answered)
         _settle(self.ended)
 
@@ -256,9 +260,9 @@ class Peers:
         self,
         settings: Settings,
         on_message: Callable[[ReplicaId, int, Body], None],
-        on_connected: Callable[[ReplicaId, bool], None],
+        on_connected: Callable[[ReplicaId, Link], None],
     ) -> None:
-        """`on_message(sender, sender's term, message)` and `on_connected(peer, up)` are called for what happens; they must not raise."""
+        """`on_message(sender, sender's term, message)` and `on_connected(peer, link)` are called for what happens; they must not raise."""
         self.id = settings.id
         self.cluster_id = settings.cluster_id
         self.on_message = on_message
@@ -314,11 +318,6 @@ class Peers:
         """Whether messages can be sent to the peer."""
         link = self._outgoing.get(peer)
         return link is not None and link.up
-
-    def congested(self, peer: ReplicaId) -> bool:
-        """Whether the peer should get no more bulk data for now."""
-        link = self._outgoing.get(peer)
-        return link is None or not link.up or link.queued > CONGESTED
 
     async def _keep_connected(self, member: Member) -> None:
         host, port = host_and_port(member.peer_address)

@@ -31,7 +31,7 @@ from lockd.raft.pysyncobj_engine.reign import Proposals, payload_of
 from lockd.raft.pysyncobj_engine.settings import Settings
 from lockd.raft.pysyncobj_engine.snapshots import Snapshots
 from lockd.raft.pysyncobj_engine.storage import Recovered
-from lockd.raft.pysyncobj_engine.transport import Peers
+from lockd.raft.pysyncobj_engine.transport import Link, Peers
 from lockd.raft.pysyncobj_engine.wire import (
     COMMAND_REGULAR,
     BarrierReply,
@@ -222,11 +222,16 @@ class Turns:
 
     # --- messages ------------------------------------------------------------------------------------------------------------------
 
-    def connected(self, peer: ReplicaId, up: bool) -> None:
-        """A peer can, or can no longer, be reached."""
-        if not self.dead:
-            self.node.wire.connected(peer, up)
-            self.wake()
+    def connected(self, peer: ReplicaId, link: Link) -> None:
+        """Messages can, or cannot for now, be sent to a peer."""
+        if self.dead:
+            return
+        if link is Link.NEW:
+            self.snapshots.forget(peer)
+        self.node.wire.connected(peer, link is not Link.DOWN)
+        if link is Link.RESUMED:
+            self.node.sent = (0, 0)  # there may be more for it, which should not wait for the next heartbeat
+        self.wake()
 
     def received(self, sender: ReplicaId, term: int, body: Body) -> None:
         """A message arrived."""
@@ -273,10 +278,6 @@ class Turns:
             self._held.append((mark, peer, self.node.term, body))
             return True
         return self.peers.send(peer, self.node.term, body)
-
-    def congested(self, peer: str) -> bool:
-        """Called by the snapshots."""
-        return self.peers.congested(ReplicaId(peer))
 
     # --- writing -------------------------------------------------------------------------------------------------------------------
 
