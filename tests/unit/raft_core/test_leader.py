@@ -220,6 +220,17 @@ def test_a_failed_snapshot_is_asked_for_again_after_the_next_answer() -> None:
     assert node.step(node.deadline - 1, accepted(C, 1, 0)).send_snapshot == [C]
 
 
+def test_a_full_window_of_lost_messages_does_not_keep_a_snapshot_back() -> None:
+    """What is in flight and what comes next were dropped: nothing will be acknowledged any more, and only a snapshot helps."""
+    node = leader(config=replace(Config(), max_inflight_messages=1))
+    for _ in range(3):
+        node.step(0, Persisted(write_of(node.step(0, Propose((b"x",)))).number))
+        node.step(0, accepted(B, 1, node.last_index))
+    assert (node.progress[C].next, node.commit) == (3, 4)
+    node.step(0, SnapshotTaken(SnapshotMeta(4, 1, node.membership), 5))
+    assert node.step(node.deadline, Tick()).send_snapshot == [C]
+
+
 def test_a_silent_peer_is_sent_no_snapshot() -> None:
     """A new leader whose log begins after what a silent peer may need waits for an answer."""
     node = machine([1], term=1, snapshot=(9, 1))
