@@ -68,7 +68,7 @@ class Node:
         self._log = logs.get()
         credentials = _channel_credentials(config.tls)
         self.gateway = Gateway(self.replica, self.engine, credentials)
-        reads = Reads(self.replica)
+        reads = Reads(self.gateway)
         self._sessions = SessionService(self.gateway, reads)
         self.metrics = Metrics(self.engine, self.replica, self._sessions)
         self._server = grpc.aio.server(

@@ -84,6 +84,16 @@ class Ledger:
         return self._books.last_index
 
     @property
+    def account_count(self) -> int:
+        """How many accounts there are."""
+        return len(self._books.accounts)
+
+    @property
+    def transfer_count(self) -> int:
+        """How many transfers were created."""
+        return len(self._store)
+
+    @property
     def transfers(self) -> TransferStore:
         """The store behind the machine, for reading."""
         return self._store

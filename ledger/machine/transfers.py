@@ -42,6 +42,9 @@ class Append:
 class TransferStore(Protocol):
     """Where transfers live. One owner, one thread; nothing blocks for long; a failure of storage raises and halts the replica."""
 
+    def __len__(self) -> int:
+        """How many transfers were ever appended."""
+
     def lookup(self, ids: Collection[bytes], before: int) -> Mapping[bytes, bytes]:
         """The 128-byte forms of those `ids` (16 bytes each) that exist, `FAILED` for those that failed; unknown ids are left out."""
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from lockd.machine import views
 from lockd.raft.port import Engine, Role
 from lockd.replica import Replica
 
@@ -50,7 +51,7 @@ class Metrics(Collector):
         """The present values."""
         status = self._engine.status()
         counters = self._replica.counters
-        counts = self._replica.machine.counts()
+        counts = views.counts(self._replica.machine)
         gauges = (
             ("lockd_raft_term", "Term of the log's consensus; it grows with each election", status.term),
             ("lockd_raft_is_leader", "1 while this node leads", int(status.role is Role.LEADER)),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from lockd.machine import views
 from lockd.raft.port import Engine, Member, Membership, NotLeaderError, RaftError, ReplicaId
 from lockd.replica import Replica
 from lockd.rpc.errors import InvalidRequestError, RefusedError, abort, from_raft
@@ -61,7 +62,7 @@ class ClusterService:
         del request, context
         status = self._engine.status()
         leader = self._engine.leader()
-        counts = self._replica.machine.counts()
+        counts = views.counts(self._replica.machine)
         made = pb.GetStatusResponse(
             id=status.id,
             cluster_id=self._facts.cluster_id,

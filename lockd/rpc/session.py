@@ -12,7 +12,6 @@ from lockd.rpc.errors import RefusedError, abort
 from lockd.rpc.gateway import Context, Gateway
 from lockd.rpc.handlers import page_size, serve
 from lockd.rpc.reads import Reads
-from lockd.rpc.replies import duration
 from lockd.rpc.stream import Stream, end_streams, serve_stream
 from lockd.v1 import session_pb2 as pb
 
@@ -53,21 +52,7 @@ class SessionService:
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:  # noqa: N802
         """The sessions, by id."""
         await self._gateway.barrier(request.consistency, context)
-        sessions, token = self._reads.sessions(request.page_token, page_size(request.page_size))
-        return pb.ListSessionsResponse(
-            sessions=[
-                pb.SessionState(
-                    session_id=s.session,
-                    owner=s.owner,
-                    ttl=duration(s.ttl),
-                    expires_in=duration(s.expires_in),
-                    holds=s.holds,
-                    waits=s.waits,
-                )
-                for s in sessions
-            ],
-            next_page_token=token,
-        )
+        return self._reads.sessions(request.page_token, page_size(request.page_size))
 
     async def _stream(self, _: Any, context: Context) -> None:
         """Carry one session's requests and replies, as serialised messages."""
