@@ -124,10 +124,8 @@ class Sessions:
             return refusals.invalid(
                 "INVALID_TTL", f"the ttl must lie between {limits.session_ttl_min} and {limits.session_ttl_max} nanoseconds"
             )
-        if len(owner) > limits.owner_bytes or len(owner.encode("utf-8", "replace")) > limits.owner_bytes:
-            return refusals.invalid("INVALID_OWNER", f"the owner label has more than {limits.owner_bytes} bytes")
-        if not _is_text(owner):
-            return refusals.invalid("INVALID_OWNER", "the owner label is not Unicode text")
+        if not is_text(owner, limits.owner_bytes):
+            return refusals.invalid("INVALID_OWNER", f"the owner label is Unicode text of at most {limits.owner_bytes} bytes")
         if len(self.live) >= limits.sessions:
             return refusals.exhausted("TOO_MANY_SESSIONS", f"the cluster already has {limits.sessions} sessions")
         session = Session(moment.next_session(), owner, ttl, moment.log_time)
@@ -167,5 +165,10 @@ class Sessions:
         return None
 
 
-def _is_text(value: str) -> bool:
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+def is_text(value: str, most: int) -> bool:
+    """Whether the string has a UTF-8 form of at most so many bytes; a lone surrogate has none."""
+    if len(value) > most:
+        return False
+    if value.isascii():
+        return True
+    return not any("\ud800" <= character <= "\udfff" for character in value) and len(value.encode()) <= most

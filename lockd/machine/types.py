@@ -72,6 +72,7 @@ class Limits:
     guards_per_command: int = 1_024
     value_bytes: int = 1 << 20
     content_type_bytes: int = 128
+    metadata_bytes: int = 4_096
     operations_per_transaction: int = 10_000
     history_revisions: int = 100_000
     expiries_per_entry: int = 1_000

@@ -87,7 +87,7 @@ def counts(machine: Machine) -> Counts:
     return Counts(
         sessions=len(machine.sessions.live),
         locks=len(machine.locks.locks),
-        rows=len(machine.rows),
+        rows=len(machine.rows.current),
         accounts=machine.ledger.account_count,
         transfers=machine.ledger.transfer_count,
     )
