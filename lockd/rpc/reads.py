@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from ledger import rpc as ledger_reads
@@ -122,7 +123,7 @@ class Reads:
             start, end = request.prefix, _after_prefix(request.prefix)
         else:
             start, end = request.start, request.end or None
-        found = self._machine.rows.range(max(start, after), end, limit + 1, revision)
+        found = list(islice(self._machine.rows.range(max(start, after), end, revision), limit + 1))
         page = found[:limit]
         more = len(found) > limit
         return row_pb2.ListRowsResponse(
@@ -132,7 +133,7 @@ class Reads:
         )
 
     def _check_revision(self, revision: int) -> None:
-        oldest = self._machine.rows.compacted
+        oldest = self._machine.rows.oldest
         if revision and revision < oldest:
             metadata = {"oldest_revision": str(oldest)}
             raise RefusedError(status(_OUT_OF_RANGE, "COMPACTED", f"revision {revision} is compacted; the oldest is {oldest}", metadata))
