@@ -12,6 +12,7 @@ import contextlib
 import gc
 import io
 import os
+import secrets
 import signal
 import time
 import warnings
@@ -31,8 +32,8 @@ from lockd.raft.snapshots_format import CHUNK, SnapshotDamagedError, SnapshotSin
 __all__ = ["SNAPSHOT_NAME", "SnapshotHost", "SnapshotStore", "Snapshots"]
 
 SNAPSHOT_NAME = "pysyncobj-snapshot"
-_UNFINISHED = "pysyncobj-snapshot.tmp"
-_RECEIVED = "pysyncobj-snapshot.received.tmp"
+_UNFINISHED_SUFFIX = ".tmp"
+_RECEIVED = SNAPSHOT_NAME + ".received" + _UNFINISHED_SUFFIX
 _LENGTH_BYTES = 4
 PIECE = 256 << 10
 """Bytes of a snapshot that travel in one message."""
@@ -53,6 +54,8 @@ class SnapshotStore:
         self.disk = disk
         self._cluster_id = cluster_id
         self._membership = membership
+        # A child of a process that was killed may still be about to write: it must not take the place of one of ours.
+        self._unfinished = f"{SNAPSHOT_NAME}.{secrets.token_hex(6)}{_UNFINISHED_SUFFIX}"
 
     def read(self) -> tuple[Row, Row] | None:
         """The entry before the snapshot's last one, and the last one; verifies the whole file. None if there is no snapshot.
@@ -101,9 +104,9 @@ class SnapshotStore:
 
     def write(self, writer: SnapshotWriter, previous: Row, last: Row) -> None:
         """Write a snapshot aside and sync it. Raises also what `writer` raises."""
-        self._remove(_UNFINISHED)
+        self._remove(self._unfinished)
         head = encode_header(SnapshotMeta(last[1], last[2], self._membership), self._cluster_id)
-        sink = SnapshotSink(self.disk.create(_UNFINISHED), head)
+        sink = SnapshotSink(self.disk.create(self._unfinished), head)
         try:
             rows = msgspec.msgpack.encode((previous, last))
             sink.write(len(rows).to_bytes(_LENGTH_BYTES, "little") + rows)
@@ -115,7 +118,7 @@ class SnapshotStore:
 
     def publish(self) -> None:
         """What `write` wrote is the snapshot from now on."""
-        self.disk.rename(_UNFINISHED, SNAPSHOT_NAME)
+        self.disk.rename(self._unfinished, SNAPSHOT_NAME)
         self.disk.sync()
 
     def begin_received(self) -> File:
@@ -140,8 +143,9 @@ class SnapshotStore:
 
     def clean(self) -> None:
         """Remove what an earlier process left unfinished."""
-        self._remove(_UNFINISHED)
-        self._remove(_RECEIVED)
+        for name in self.disk.list():
+            if name.startswith(SNAPSHOT_NAME + ".") and name.endswith(_UNFINISHED_SUFFIX):
+                self._remove(name)
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
