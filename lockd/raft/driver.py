@@ -39,6 +39,7 @@ from lockd.raft.core.types import (
 )
 from lockd.raft.driver_io import ENTRY_OVERHEAD, ChangeResult, DriverConfig, DriverIO, Lost
 from lockd.raft.driver_tickets import Tickets
+from lockd.raft.envelope_bulk import data_of
 from lockd.raft.port import Member, NotLeaderError, StateMachine, StorageFailedError, UnavailableError
 
 __all__ = ["ChangeResult", "Driver", "DriverConfig", "DriverIO", "Lost"]
@@ -302,11 +303,16 @@ class Driver:
         if output.install is not None:
             self._install(output.install)
         write = output.write
-        if write is not None:
+        if write is None:
+            pass
+        elif self._then_send or write.entries or write.hard_state is not None or write.snapshot is not None:
             self._then_send.append((write.number, write.then_send))
             self.io.write(write)
             if not self._alive():
                 return
+        else:
+            # Nothing in it, and nothing before it that is not durable yet: the answer to a heartbeat need not wait for the disk.
+            self.io.send(write.then_send)
         if output.messages:
             self.io.send(output.messages)
         if output.committed:
@@ -342,7 +348,7 @@ class Driver:
             raise RuntimeError(f"entry {entries[0].index} cannot follow what is applied, {self.applied}")
         batch, lost = self._tickets.match(entries)
         self.applied = entries[-1].index
-        self._bytes_applied += sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD * len(entries)
+        self._bytes_applied += sum(map(len, map(data_of, entries))) + ENTRY_OVERHEAD * len(entries)
         if not self._marks or self._bytes_applied - self._marks[-1][1] >= self._mark_every:
             self._marks.append((self.applied, self._bytes_applied))
         if batch:

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lockd.raft.core.types import Entry, EntryKind
+from lockd.raft.core.types import Entry
 from lockd.raft.driver_io import ENTRY_OVERHEAD, DriverConfig
+from lockd.raft.envelope_bulk import committed, data_of
 from lockd.raft.port import Committed, OverloadedError
 
 __all__ = ["Tickets"]
@@ -64,7 +65,6 @@ class Tickets:
 
     def match(self, entries: Sequence[Entry]) -> tuple[list[Committed], list[int]]:
         """The normal ones of these committed entries, each with its ticket; and the tickets that this shows to be abandoned."""
-        normal = EntryKind.NORMAL
         batch: list[Committed] = []
         lost: list[int] = []
         at = 0
@@ -73,7 +73,7 @@ class Tickets:
             index = entries[at].index
             if run is None or index < run.first_index:
                 stop = len(entries) if run is None else min(len(entries), at + run.first_index - index)
-                batch += [Committed(e.index, e.term, e.data, None) for e in entries[at:stop] if e.kind is normal]
+                batch += committed(entries[at:stop], None)
                 at = stop
                 continue
             stop = min(len(entries), at + run.count)
@@ -83,9 +83,9 @@ class Tickets:
                 # Another leader's entry stands where ours was to be: the reign is over, though the role says so only later.
                 lost += self.abandon()
                 continue
-            shift = run.first_ticket - run.first_index
-            batch += [Committed(e.index, e.term, e.data, e.index + shift) for e in entries[at:stop]]
-            self._ended(run, stop - at, sum([len(e.data) for e in entries[at:stop]]))
+            mine = entries[at:stop]
+            batch += committed(mine, run.first_ticket)
+            self._ended(run, stop - at, sum(map(len, map(data_of, mine))))
             at = stop
         return batch, lost
 

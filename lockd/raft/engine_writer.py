@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from lockd.raft.core.types import Write
+from lockd.raft.envelope_bulk import data_of
 from lockd.raft.journal import JournalFailedError
 from lockd.raft.recovery import Store
 
@@ -113,4 +114,4 @@ class StoreWriter:
 
 
 def _size(write: Write) -> int:
-    return sum([len(entry.data) for entry in write.entries]) if write.entries else 0
+    return sum(map(len, map(data_of, write.entries))) if write.entries else 0

@@ -7,10 +7,11 @@ length u32; then the data of all entries, one after the other.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from lockd.raft.core.types import Entry, EntryKind
+from lockd.raft.envelope_bulk import data_of, make_entries
 
 __all__ = ["decode_entries", "encode_entries"]
 
@@ -29,7 +30,7 @@ def encode_entries(entries: Sequence[Entry], out: list[bytes]) -> int:
         number = 1
     else:
         runs, number = _runs(entries)
-    datas = [entry.data for entry in entries]
+    datas = list(map(data_of, entries))
     lengths = list(map(len, datas))
     head = b"".join(
         (_HEAD.pack(first.index, count, number), runs, bytes([entry.kind for entry in entries]), struct.pack(f"<{count}I", *lengths))
@@ -74,13 +75,12 @@ def decode_entries(raw: bytes, at: int, end: int) -> tuple[Entry, ...]:
     at += 4 * count
     if sum(lengths) != end - at:
         raise ValueError("entries whose lengths do not add up")
-    ends = list(accumulate(lengths, initial=at))
+    datas = [raw[at : (at := at + length)] for length in lengths]
+    kinds: Iterable[EntryKind]
     if codes.count(0) == count:
-        normal = EntryKind.NORMAL
-        if number == 1:
-            term = terms[0]
-            return tuple([Entry(index + k, term, normal, raw[ends[k] : ends[k + 1]]) for k in range(count)])
-        return tuple([Entry(index + k, terms[k], normal, raw[ends[k] : ends[k + 1]]) for k in range(count)])
-    if max(codes) >= len(_KINDS):
+        kinds = repeat(EntryKind.NORMAL)
+    elif max(codes) < len(_KINDS):
+        kinds = [_KINDS[code] for code in codes]
+    else:
         raise ValueError("an entry of an unknown kind")
-    return tuple([Entry(index + k, terms[k], _KINDS[codes[k]], raw[ends[k] : ends[k + 1]]) for k in range(count)])
+    return make_entries(index, terms, kinds, datas)

@@ -14,6 +14,7 @@ import grpc.aio
 
 from lockd.raft.core.types import AppendRequest, Message, ReplicaId
 from lockd.raft.envelope import Preamble, encode_message, encode_preamble
+from lockd.raft.envelope_bulk import data_of
 
 __all__ = ["ChannelFactory", "OutgoingPeer", "PeerLimits"]
 
@@ -75,7 +76,7 @@ class OutgoingPeer:
         """Queue `message`; while the peer cannot be reached or the queue is full it is dropped, and the driver told once."""
         size = MESSAGE_OVERHEAD
         if type(message) is AppendRequest and message.entries:
-            size += sum([len(entry.data) for entry in message.entries]) + 16 * len(message.entries)
+            size += sum(map(len, map(data_of, message.entries))) + 16 * len(message.entries)
         queue = self._queue
         if self._down or (queue and (self._bytes + size > PeerLimits.max_bytes or len(queue) >= PeerLimits.max_messages)):
             self.dropped += 1
