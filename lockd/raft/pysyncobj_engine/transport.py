@@ -309,7 +309,7 @@ class Peers:
     def send(self, peer: ReplicaId, term: int, body: Body) -> bool:
         """Queue one message; False if there is no connection at this moment."""
         link = self._outgoing.get(peer)
-        if link is None or not link.welcomed:
+        if link is None or not link.welcomed or link.ended.done():
             return False
         link.send(encode(Envelope(self.cluster_id, self.id, link.epoch, term, body)))
         return True
