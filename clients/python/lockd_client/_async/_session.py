@@ -95,6 +95,9 @@ class Session:
         self._end: LockdError | None = None
         self._closed = False
         self._connected = False
+        """Whether the stream has brought an answer."""
+        self._proven = False
+        """Whether the stream may carry requests."""
         self.id = 0
         self.grants: dict[int, Grant] = {}
         """By the request id of their acquire."""
@@ -416,9 +419,11 @@ class Session:
             self._delayed.clear()
             self._keepalive = None
             self._heard = time.monotonic_ns()
-            if self._end is None:
-                # It shows at once whether this node serves the session.
-                self._queue_keepalive(self._heard)
+            # The first keepalive shows whether this node serves the session. Nothing else is sent before its answer: what never went to a
+            # leader has certainly not been applied. A session that is over is not kept alive; it only looks for outcomes.
+            self._proven = self._end is not None
+            if not self._proven:
+                self._window.number(self._new_keepalive(self._heard))
 
         async def batches() -> session_pb2.StreamRequest | None:
             return await self._next_batch(generation)
@@ -430,13 +435,13 @@ class Session:
         try:
             while not self._closed:
                 response = await stream.read()
-                if not self._connected:
-                    self._connected = True
-                    self._transport.succeeded(address)
                 failure = self._take(response)
                 if failure is not None:
-                    self._connected = False
                     raise RpcFailed(failure)
+                if not self._connected:
+                    self._connected = self._proven = True
+                    self._transport.succeeded(address)
+                    self._outgoing.set()
                 if self._end is not None and self._finished():
                     break
         finally:
@@ -453,9 +458,13 @@ class Session:
             with self._mutex:
                 if generation != self._generation:
                     return None
-                batch = self._window.take(self.id, time.monotonic_ns())
-                if batch is not None:
-                    return batch
+                now = time.monotonic_ns()
+                if self._proven:
+                    batch = self._window.take(self.id, now)
+                    if batch is not None:
+                        return batch
+                elif self._keepalive is not None and not self._keepalive.sent_at:
+                    return self._window.take_only(self._keepalive, self.id, now)
                 self._outgoing.clear()
             await self._outgoing.wait()
 
@@ -624,19 +633,19 @@ class Session:
             return None
         silent = now - self._heard >= STALL and any(p.waiter is not None and p.sent_at and not p.lock_wait for p in self._window)
         if silent or now >= self._next_keepalive:
-            self._queue_keepalive(now)
+            self._window.add(self._new_keepalive(now))
             self._outgoing.set()
         return None
 
-    def _queue_keepalive(self, now: int) -> None:
+    def _new_keepalive(self, now: int) -> Pending[Waiter]:
         pending: Pending[Waiter] = Pending(
             session_pb2.StreamCommand(keep_alive=session_pb2.KeepAliveRequest()), None, NEVER, 16, write=False
         )
         pending.ephemeral = True
         self._keepalive = pending
-        self._window.add(pending)
         if self._lease is not None:
             self._next_keepalive = now + self._lease.interval
+        return pending
 
     def _expire(self, pending: Pending[Waiter]) -> None:
         """The caller's deadline has passed."""

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from lockd_client import errors
@@ -153,6 +154,6 @@ def from_rpc(code: grpc.StatusCode, details: str | None, trailing: bytes | None)
     if trailing:
         try:
             return from_status(status_pb2.Status.FromString(trailing))
-        except ValueError:  # protobuf's DecodeError is one: a trailer that cannot be read is as good as none
-            pass
+        except DecodeError:
+            return Failure(code, details or "")
     return Failure(code, details or "")

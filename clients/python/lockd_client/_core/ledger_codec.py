@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ledger.v1 import ledger_pb2
 from lockd.v1 import common_pb2
-from lockd_client.errors import FieldViolation, InvalidArgument
+from lockd_client.errors import FieldViolation, Internal, InvalidArgument
 from lockd_client.ledger_model import (
     MAX_BATCH,
     MAX_ID,
@@ -222,20 +222,39 @@ def id_messages(ids: Iterable[int]) -> list[ledger_pb2.Uint128]:
 
 
 def account_results(response: ledger_pb2.CreateAccountsResponse) -> list[CreateAccountResult]:
-    """Results in the order of the accounts, from either form."""
-    if response.packed_results:
-        return [CreateAccountResult(CreateAccountStatus(s), t) for t, s, _ in _RESULT.iter_unpack(response.packed_results)]
-    return [CreateAccountResult(CreateAccountStatus(r.status), r.timestamp) for r in response.results]
+    """Results in the order of the accounts, from either form.
+
+    Raises:
+        Internal: A status is not known to this client.
+    """
+    try:
+        if response.packed_results:
+            return [CreateAccountResult(_ACCOUNT_STATUS[s], t) for t, s, _ in _RESULT.iter_unpack(response.packed_results)]
+        return [CreateAccountResult(_ACCOUNT_STATUS[r.status], r.timestamp) for r in response.results]
+    except KeyError as unknown:
+        raise _unknown_status(unknown) from None
 
 
 def transfer_results(response: ledger_pb2.CreateTransfersResponse) -> list[CreateTransferResult]:
-    """Results in the order of the transfers, from either form."""
-    if response.packed_results:
-        return [CreateTransferResult(_TRANSFER_STATUS[s], t) for t, s, _ in _RESULT.iter_unpack(response.packed_results)]
-    return [CreateTransferResult(CreateTransferStatus(r.status), r.timestamp) for r in response.results]
+    """Results in the order of the transfers, from either form.
+
+    Raises:
+        Internal: A status is not known to this client.
+    """
+    try:
+        if response.packed_results:
+            return [CreateTransferResult(_TRANSFER_STATUS[s], t) for t, s, _ in _RESULT.iter_unpack(response.packed_results)]
+        return [CreateTransferResult(_TRANSFER_STATUS[r.status], r.timestamp) for r in response.results]
+    except KeyError as unknown:
+        raise _unknown_status(unknown) from None
 
 
+_ACCOUNT_STATUS = {int(status): status for status in CreateAccountStatus}
 _TRANSFER_STATUS = {int(status): status for status in CreateTransferStatus}
+
+
+def _unknown_status(number: KeyError) -> Internal:
+    return Internal(f"The service answered with status {number}, which this client does not know.", advice="Use a newer client.")
 
 
 def account(message: ledger_pb2.Account) -> Account:

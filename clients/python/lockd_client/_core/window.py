@@ -129,10 +129,14 @@ class Window(Generic[W]):
 
     def add(self, pending: Pending[W]) -> None:
         """Number a new request and queue it."""
+        self.number(pending)
+        self._outbox.append(pending)
+
+    def number(self, pending: Pending[W]) -> None:
+        """Number a new request without queueing it; it leaves with `take_only`."""
         pending.request_id = pending.command.request_id = self.next_id
         self.next_id += 1
         self._unanswered[pending.request_id] = pending
-        self._outbox.append(pending)
 
     def answered(self, request_id: int) -> Pending[W] | None:
         """The request is over; None if it is not known (an answer that came twice)."""
@@ -173,6 +177,12 @@ class Window(Generic[W]):
             return None
         request.acknowledged = self.lowest
         return request
+
+    def take_only(self, pending: Pending[W], session_id: int, now: int) -> session_pb2.StreamRequest:
+        """One request as a message of its own, before all that is queued."""
+        pending.sent_at = now
+        pending.attempts += 1
+        return session_pb2.StreamRequest(session_id=session_id, acknowledged=self.lowest, commands=[pending.command])
 
     def rewind(self) -> None:
         """A new stream begins: everything that still matters is sent again, in order, with the same ids.
