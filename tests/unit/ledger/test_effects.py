@@ -195,6 +195,16 @@ def test_expiry_is_ordered_bounded_and_never_early() -> None:
     assert desk.statuses({"id": 9, "pending_id": 2, "amount": 1, "flags": POST}) == ["pending_transfer_expired"]
 
 
+def test_each_expiry_has_its_own_growing_timestamp() -> None:
+    """Expiry: the first gets the log time, or the next free timestamp; each further one a nanosecond more; later events come after."""
+    desk = Desk()
+    desk.send(*({"id": i, "amount": 1, "timeout": 1, "flags": PENDING} for i in range(1, 6)))
+    late = desk.now + 50 * S
+    assert [item.timestamp for item in desk.ledger.expire(late, 3).resolutions] == [late, late + 1, late + 2]
+    assert [item.timestamp for item in desk.ledger.expire(late, 3).resolutions] == [late + 3, late + 4]
+    assert desk.ledger.last_timestamp == late + 4
+
+
 def test_what_is_due_but_not_yet_expired_can_be_neither_posted_nor_voided() -> None:
     """Expiry: from its expiry on a transfer answers `pending_transfer_expired`, even before the command that gives back its amount."""
     desk = Desk()

@@ -130,6 +130,14 @@ def test_transfers_of_an_account_are_what_a_scan_finds(seed: int) -> None:
     )
 
 
+def test_a_time_range_of_one_instant_selects_that_instant() -> None:
+    """Filters: both ends of the time range are inclusive, so that equal ends select one transfer, or one account."""
+    for value in (EVERY_TRANSFER[17], EVERY_ACCOUNT[17]):
+        query = QueryFilter(timestamp_min=value.timestamp, timestamp_max=value.timestamp)
+        found = [*codec.unpack_transfers(LEDGER.query_transfers(query)), *codec.unpack_accounts(LEDGER.query_accounts(query))]
+        assert found == [value]
+
+
 def test_kept_balances_are_those_after_each_transfer() -> None:
     """History: each kept balance is the sum of the account's transfers up to that one; the last one is the account's own."""
     kept = codec.unpack_balances(LEDGER.get_account_balances(AccountFilter(account_id=10)))
@@ -172,6 +180,7 @@ GOOD = AccountFilter(account_id=5)
         (replace(GOOD, account_id=-1), "account_id"),
         (replace(GOOD, flags=0), "flags"),
         (replace(GOOD, flags=int(AccountFilterFlags.REVERSED)), "flags"),
+        (replace(GOOD, flags=8), "flags"),
         (replace(GOOD, flags=9), "flags"),
         (replace(GOOD, limit=0), "limit"),
         (replace(GOOD, timestamp_min=2**63), "timestamp_min"),
