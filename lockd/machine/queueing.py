@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 
 from lockd.machine import events, refusals
 from lockd.machine.deadlock import Step, find_cycle
@@ -20,7 +21,7 @@ from lockd.machine.results import Completion, Granted, Refused, Result
 from lockd.machine.sessions import Session
 from lockd.machine.table import HoldTable
 from lockd.machine.types import Limits, Nanos
-from lockd.machine.waiting import Need, Waiter
+from lockd.machine.waiting import Waiter
 
 
 class WaitTable(HoldTable):
@@ -39,8 +40,8 @@ class WaitTable(HoldTable):
 
     # --- joining and leaving ---------------------------------------------------------------------------------------------------
 
-    def join(self, waiter: Waiter, parked: int) -> None:
-        """Put a request into all its lines, parked at one of them."""
+    def join(self, waiter: Waiter, parked: int, fresh: Sequence[bool] | None = None) -> None:
+        """Put a request into all its lines, parked at one of them. `fresh` is given for one that has waited before."""
         self.waiters[waiter.ticket] = waiter
         waiter.session.waits[waiter.request_id] = waiter
         for place, need in enumerate(waiter.needs):
@@ -54,7 +55,8 @@ class WaitTable(HoldTable):
             elif need.claimed:
                 lock.claims += 1
             waiter.locks.append(lock)
-            waiter.keys.append(self._key(waiter.session, lock, need))
+            waiter.fresh.append(self._effective(waiter.session, lock) == 0 if fresh is None else fresh[place])
+            waiter.keys.append(self._key(waiter, place))
             if waiter.keys[place]:
                 lock.enter(waiter.keys[place], waiter.ticket)
         waiter.parked = parked
@@ -63,15 +65,22 @@ class WaitTable(HoldTable):
         if waiter.deadline:
             heapq.heappush(self._deadlines, (waiter.deadline, waiter.ticket))
 
-    def _key(self, session: Session, lock: Lock, need: Need) -> int:
-        """The line that the need belongs into; 0 if the session has it already."""
+    def _effective(self, session: Session, lock: Lock) -> int:
+        holding = lock.holders.get(session.id)
+        return 0 if holding is None else holding.effective
+
+    def _key(self, waiter: Waiter, place: int) -> int:
+        """The line that a need belongs into; 0 if the session has it already."""
+        need = waiter.needs[place]
         if need.permits:
             return NEW | PERMITS
-        holding = lock.holders.get(session.id)
-        if holding is None or not holding.effective:
-            return NEW | need.mode
-        target = SUPREMUM[holding.effective][need.mode]
-        return 0 if target == holding.effective else target
+        effective = self._effective(waiter.session, waiter.locks[place])
+        if effective == 0:
+            # What goes before others is a conversion, and there is nothing left to convert. The other way round a newcomer stays one: a
+            # grant to its session must not put it before those who were ahead of it.
+            waiter.fresh[place] = True
+        target = SUPREMUM[effective][need.mode]
+        return 0 if target == effective else target | NEW * waiter.fresh[place]
 
     def leave(self, waiter: Waiter) -> None:
         """Take a request out of all its lines."""
@@ -103,7 +112,7 @@ class WaitTable(HoldTable):
         for waiter in session.waits.values():
             for place, need in enumerate(waiter.needs):
                 if waiter.locks[place] is lock and need.mode:
-                    self._move(waiter, place, self._key(session, lock, need))
+                    self._move(waiter, place, self._key(waiter, place))
         # What it now waits for, or holds, may close a cycle that was not there before.
         self.suspects[session.id] = session
 

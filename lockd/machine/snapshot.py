@@ -67,7 +67,20 @@ def _waiter_row(w: Waiter) -> Row:
     wants = tuple([(want.lineage[-1], want.mode, want.permits, want.limit) for want in w.wants])
     # A conversion may need more than it wants: see LockTable.request_conversion.
     target = w.needs[-1].mode if w.token is not None else None
-    return ("waiter", w.ticket, w.session.id, w.request_id, wants, w.deadline, w.lock_delay, w.since, w.token, target, w.parked)
+    return (
+        "waiter",
+        w.ticket,
+        w.session.id,
+        w.request_id,
+        wants,
+        w.deadline,
+        w.lock_delay,
+        w.since,
+        w.token,
+        target,
+        w.parked,
+        tuple(w.fresh),
+    )
 
 
 def restore(kind: type[Machine], rows: Iterable[Row], transfers: TransferStore | None) -> Machine:
@@ -158,11 +171,11 @@ def _restore_hold(machine: Machine, row: Row) -> None:
 
 
 def _restore_waiter(machine: Machine, row: Row) -> None:
-    _, ticket, key, request_id, claims, deadline, lock_delay, since, token, target, parked = row
+    _, ticket, key, request_id, claims, deadline, lock_delay, since, token, target, parked, fresh = row
     wants = tuple([Want(parse_path(name, machine.limits), mode, permits, limit) for name, mode, permits, limit in claims])
     needs = needs_of(wants if target is None else (Want(wants[0].lineage, target),))
     session = machine.sessions.live[key]
     waiter = Waiter(
         ticket, session, RequestId(request_id), wants, needs, deadline=deadline, lock_delay=lock_delay, since=since, token=token
     )
-    machine.locks.join(waiter, parked)
+    machine.locks.join(waiter, parked, fresh)

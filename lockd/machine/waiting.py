@@ -34,11 +34,26 @@ class Need:
 class Waiter:
     """A request that waits: it holds nothing of what it waits for, and stands in line at every resource it needs.
 
-    `keys` says, for each need, in which line it stands (0: in none, the session has it already); `parked` is the place in `needs` of the
-    resource that blocks it. With `token` it is a conversion. `deadline` is 0 for a wait without limit.
+    `keys` says, for each need, in which line it stands (0: in none, the session has it already); `fresh`, whether it came without
+    holding the resource, or has lost it since: only who holds goes before others. `parked` is the place in `needs` of the resource that
+    blocks it. With `token` it is a conversion. `deadline` is 0 for a wait without limit.
     """
 
-    __slots__ = ("deadline", "keys", "lock_delay", "locks", "needs", "parked", "request_id", "session", "since", "ticket", "token", "wants")
+    __slots__ = (
+        "deadline",
+        "fresh",
+        "keys",
+        "lock_delay",
+        "locks",
+        "needs",
+        "parked",
+        "request_id",
+        "session",
+        "since",
+        "ticket",
+        "token",
+        "wants",
+    )
 
     def __init__(
         self,
@@ -64,6 +79,7 @@ class Waiter:
         self.token = token
         self.locks: list[Lock] = []
         self.keys: list[int] = []
+        self.fresh: list[bool] = []
         self.parked = 0
 
     @property
