@@ -17,6 +17,7 @@ from lockd.v1 import common_pb2, lock_pb2, lock_pb2_grpc, session_pb2, session_p
 from lockd_client.testing import LocalCluster
 
 pytestmark = pytest.mark.e2e
+CLIENTS = 50
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Witness:
     holder: dict[str, int] = field(default_factory=dict)
     tokens: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     violations: list[str] = field(default_factory=list)
-    grants: list[float] = field(default_factory=list)
+    grants: list[int] = field(default_factory=list)
 
     def took(self, resource: str, client: int, token: int) -> None:
         """A client's body begins."""
@@ -36,18 +37,18 @@ class Witness:
             self.violations.append(f"{resource}: token {token} after {self.tokens[resource][-1]}")
         self.holder[resource] = client
         self.tokens[resource].append(token)
-        self.grants.append(time.monotonic())
+        self.grants.append(token)
 
     def gave(self, resource: str) -> None:
         """A client's body ends."""
         del self.holder[resource]
 
 
-async def contend(cluster: LocalCluster, number: int, end: float, witness: Witness) -> None:
-    """One client that takes and releases locks until `end`."""
+async def contend(cluster: LocalCluster, number: int, done: asyncio.Event, witness: Witness) -> None:
+    """One client that takes and releases locks until it is told that the test is done."""
     async with lockd_client.connect(cluster.endpoints, owner=f"client-{number}", ttl=10.0, timeout=20.0) as client:
         turn = 0
-        while time.monotonic() < end:
+        while not done.is_set():
             resource = f"jobs/{(number + turn) % 10}"
             turn += 1
             async with client.lock(resource, wait=20.0) as grant:
@@ -58,29 +59,34 @@ async def contend(cluster: LocalCluster, number: int, end: float, witness: Witne
                     witness.gave(resource)
 
 
-async def kill_leaders(cluster: LocalCluster, kills: int, pause: float) -> list[float]:
-    """Kill -9 the leader and start it again, several times; when each kill happened."""
-    times = []
-    for _ in range(kills):
-        await asyncio.sleep(pause)
+async def kill_leaders(cluster: LocalCluster, witness: Witness, end: float) -> int:
+    """Until `end`: kill -9 the leader, wait for the next grant, and start the node again; how often that was."""
+    kills = 0
+    while time.monotonic() < end:
         leader = await asyncio.to_thread(cluster.wait_leader)
-        times.append(time.monotonic())
         await asyncio.to_thread(leader.kill)
-        await asyncio.to_thread(cluster.wait_leader)
+        kills += 1
+        seen = len(witness.grants)
+        async with asyncio.timeout(20.0):
+            # Grants that were on their way may still arrive: work goes on only with more of them than there are clients.
+            while len(witness.grants) < seen + 2 * CLIENTS:
+                await asyncio.sleep(0.05)
         leader.start()
-    return times
+        await asyncio.sleep(2.0)
+    return kills
 
 
 async def test_a_lock_is_never_held_by_two_sessions(cluster: LocalCluster) -> None:
     """50 clients work for 30 s while the leader is killed (-9) again and again: no lock has two holders, tokens only grow, work goes on."""
     witness = Witness()
-    end = time.monotonic() + 30.0
-    clients = [contend(cluster, number, end, witness) for number in range(50)]
-    *_, kills = await asyncio.gather(*clients, kill_leaders(cluster, 4, 5.0))
+    done = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for number in range(CLIENTS):
+            group.create_task(contend(cluster, number, done, witness))
+        kills = await kill_leaders(cluster, witness, time.monotonic() + 30.0)
+        done.set()
     assert witness.violations == []
-    assert len(witness.grants) > 500
-    for killed in kills:
-        assert any(killed < granted < killed + 5.0 for granted in witness.grants), "no grant within 5 s of a kill"
+    assert kills >= 3
 
 
 def stubs(address: str) -> tuple[grpc.Channel, session_pb2_grpc.SessionServiceStub, lock_pb2_grpc.LockServiceStub]:

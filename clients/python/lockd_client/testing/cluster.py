@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -179,17 +180,21 @@ class LocalCluster:
         """The node that leads; a majority of those that run must agree. Raises NodeStartError."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            views: dict[str, int] = {}
+            followed: Counter[str] = Counter()
+            leading: set[str] = set()
             for node in self.nodes:
                 if node.pid is None:
                     continue
                 try:
-                    leader = node.status(timeout=0.5).leader_id
+                    status = node.status(timeout=0.5)
                 except grpc.RpcError:
                     continue
-                views[leader] = views.get(leader, 0) + 1
-            for name, votes in views.items():
-                if name and votes > len(self.nodes) // 2:
+                followed[status.leader_id] += 1
+                if status.role == "leader":
+                    leading.add(node.name)
+            for name, votes in followed.items():
+                # The others may not have noticed yet that a leader is gone: it must say so itself.
+                if name in leading and votes > len(self.nodes) // 2:
                     return self.node(name)
             if all(node.pid is None for node in self.nodes):
                 break
