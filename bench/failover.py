@@ -49,7 +49,7 @@ class Writer:
 
 async def fail(cluster: LocalCluster, writer: Writer, fault: str) -> float:
     """One fault, and the gap that it made, in seconds."""
-    leader = await asyncio.to_thread(cluster.wait_leader)
+    leader = await asyncio.to_thread(cluster.wait_healthy)
     await asyncio.sleep(SETTLE)
     began = time.monotonic()
     if fault == "kill":
@@ -66,7 +66,6 @@ async def fail(cluster: LocalCluster, writer: Writer, fault: str) -> float:
         await asyncio.sleep(max(0.0, began + PAUSE - time.monotonic()))
         leader.resume()
     await asyncio.sleep(SETTLE)
-    await asyncio.to_thread(cluster.wait_leader)
     return writer.gap(began)
 
 

@@ -63,7 +63,7 @@ async def kill_leaders(cluster: LocalCluster, witness: Witness, end: float) -> i
     """Until `end`: kill -9 the leader, wait for the next grant, and start the node again; how often that was."""
     kills = 0
     while time.monotonic() < end:
-        leader = await asyncio.to_thread(cluster.wait_leader)
+        leader = await asyncio.to_thread(cluster.wait_healthy)
         await asyncio.to_thread(leader.kill)
         kills += 1
         seen = len(witness.grants)
@@ -72,7 +72,6 @@ async def kill_leaders(cluster: LocalCluster, witness: Witness, end: float) -> i
             while len(witness.grants) < seen + 2 * CLIENTS:
                 await asyncio.sleep(0.05)
         leader.start()
-        await asyncio.sleep(2.0)
     return kills
 
 

@@ -202,6 +202,21 @@ class LocalCluster:
         said = "\n".join(f"--- {node.name}\n{node.log(8)}" for node in self.nodes)
         raise NodeStartError(f"no leader after {timeout:g} s\n{said}")
 
+    def wait_healthy(self, timeout: float = 30.0) -> NodeProcess:
+        """Wait until every node runs, follows one leader, and has applied what that leader had committed; the leader."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            leader = self.wait_leader(timeout)
+            try:
+                committed = leader.status().commit_index
+                views = [node.status() for node in self.nodes]
+            except grpc.RpcError:
+                views = []
+            if views and all(v.leader_id == leader.name and v.applied_index >= committed for v in views):
+                return leader
+            time.sleep(_POLL)
+        raise NodeStartError(f"not all nodes follow one leader after {timeout:g} s")
+
     def node(self, name: str) -> NodeProcess:
         """The node of this name."""
         return next(node for node in self.nodes if node.name == name)
