@@ -35,13 +35,15 @@ class Process:
 
     async def start(self) -> None:
         """Start, and wait until it serves."""
-        with self.errors.open("ab") as errors:
-            self.process = await asyncio.create_subprocess_exec(
-                *self.arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, limit=1 << 24
-            )
-        assert self.process.stdout is not None
-        first = await asyncio.wait_for(self.process.stdout.readline(), 30)
-        assert first == b"{}\n", self.errors.read_text()
+        async with self.lock:
+            with self.errors.open("ab") as errors:
+                process = await asyncio.create_subprocess_exec(
+                    *self.arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, limit=1 << 24
+                )
+            self.process = process
+            assert process.stdout is not None
+            first = await asyncio.wait_for(process.stdout.readline(), 30)
+            assert first == b"{}\n", self.errors.read_text()
 
     async def ask(self, **request: Any) -> dict[str, Any] | None:
         """One request; None if the process died meanwhile or is not there."""
@@ -158,7 +160,6 @@ async def test_nothing_acknowledged_is_lost_when_processes_are_killed(tmp_path: 
         await cluster.stop()
         await asyncio.gather(*[node.start() for node in cluster.nodes.values()])
         await asyncio.sleep(1)
-        follower = next(node for node in cluster.nodes.values() if node is not leader)
         leader = await cluster.leader()
         follower = next(node for node in cluster.nodes.values() if node is not leader)
         await follower.kill()
@@ -195,7 +196,7 @@ async def test_two_processes_never_share_a_directory(tmp_path: Path) -> None:
 async def test_a_replica_whose_disk_fails_steps_out(tmp_path: Path, error: str) -> None:
     """After a failed fdatasync a replica acknowledges nothing any more and says so; the others go on; a restart brings it back."""
     cluster = Cluster(tmp_path)
-    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", f"inject=fdatasync:error={error}:when=40+")
+    inject = ("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", f"inject=fdatasync:error={error}:when=40+")
     broken = Process("a", tmp_path / "a", cluster.addresses, inject)
     healthy = cluster.nodes["a"]
     cluster.nodes["a"] = broken
