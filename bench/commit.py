@@ -189,7 +189,7 @@ class Trio:
 
     def cpu(self) -> float:
         """CPU seconds of all three."""
-        return sum(self.ask(node, do="cpu")["cpu"] for node in self.nodes)
+        return sum(float(self.ask(node, do="cpu")["cpu"]) for node in self.nodes)
 
     def stop(self) -> None:
         """End the processes."""
@@ -254,7 +254,7 @@ async def etcd_latency(scratch: Path, count: int) -> dict[tuple[str, str, str], 
         )
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
-            put = channel.unary_unary("/etcdserverpb.KV/Put")
+            put = channel.unary_unary("/etcdserverpb.KV/Put", request_serializer=bytes, response_deserializer=bytes)
             # PutRequest{key: 1, value: 2}, written out.
             request = b"\x0a\x01k" + b"\x12" + bytes([SMALL]) + os.urandom(SMALL)
             await put(request, timeout=20, wait_for_ready=True)

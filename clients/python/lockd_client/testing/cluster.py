@@ -211,8 +211,9 @@ class LocalCluster:
                 committed = leader.status().commit_index
                 views = [node.status() for node in self.nodes]
             except grpc.RpcError:
-                views = []
-            if views and all(v.leader_id == leader.name and v.applied_index >= committed for v in views):
+                time.sleep(_POLL)
+                continue
+            if all(v.leader_id == leader.name and v.applied_index >= committed for v in views):
                 return leader
             time.sleep(_POLL)
         raise NodeStartError(f"not all nodes follow one leader after {timeout:g} s")
