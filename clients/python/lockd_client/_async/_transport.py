@@ -95,7 +95,7 @@ class Transport:
         if failure is None:
             return Unavailable(f"No node of {known} answered {within}.")
         address, last = failure
-        why = last.message or last.code.name
+        why = "connection refused" if _never_left(last) else last.message or last.code.name
         return Unavailable(
             f"No node of {known} served the call {within}; the last answer, about {address}, was: {why}.", reason=last.reason
         )
