@@ -43,7 +43,9 @@ class Plan:
 PROFILES: dict[str, dict[str, int]] = {
     "calm": {"transfer": 2, "snapshot": 2, "burst": 2, "crash": 1},
     "network": {"isolate": 4, "cut": 4, "partition": 3, "mend": 3, "storm": 3, "burst": 2, "clock": 1, "pause": 1},
-    "crashes": {"crash": 3, "double crash": 3, "power": 4, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "cut": 1, "mend": 1, "storm": 1},
+    "crashes": {
+        "crash": 3, "double crash": 3, "power": 4, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "mend": 1, "storm": 1,
+    },
     "leaders": {
         "isolate leader": 4, "transfer": 3, "crash leader": 3, "pause leader": 2, "mend": 2, "burst": 2, "storm": 1, "one-way leader": 2,
     },
@@ -369,7 +371,8 @@ class Nemesis:
 
         def ended(result: Membership | Refusal | type[Lost]) -> None:
             owed.remove(key)
-            self.cluster.statistics["changes ended: " + ("committed" if isinstance(result, Membership) else str(result))] += 1
+            word = "committed" if isinstance(result, Membership) else result.value if isinstance(result, Refusal) else "unknown"
+            self.cluster.statistics[f"membership changes ended: {word}"] += 1
 
         try:
             leader.driver.change_membership(wanted, ended)

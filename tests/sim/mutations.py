@@ -498,8 +498,8 @@ def report(catches: list[Catch]) -> str:
     lines = [
         "# Deliberate bugs and what catches them",
         "",
-        "Written by `python -m tests.sim.mutations --report docs/reports/sim-mutations.md`. Each bug is switched on alone; histories run from",
-        "seed 0 on until one fails. *Seeds* is how many that took, *schedule* the profile of `tests/sim/faults.py` that was looked in.",
+        "Written by `python -m tests.sim.mutations --report docs/reports/sim-mutations.md`. Each bug is switched on alone; histories run",
+        "from seed 0 on until one fails. *Seeds* is how many that took, *schedule* the profile of `tests/sim/faults.py` that was used.",
         "",
         f"{caught} of {len(catches)} caught.",
         "",

@@ -27,7 +27,7 @@ from pysyncobj.journal import Journal
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from tests.sim.world import MS, SECOND, World
+from tests.sim.world import MS, SECOND, US, World
 
 NAMES = ("n1", "n2", "n3")
 
@@ -137,7 +137,7 @@ class Verdict:
     asked: int
     acknowledged: int
     lost: tuple[int, ...]
-    """Acknowledged writes that no replica's state holds after everything was healed and restarted."""
+    """Acknowledged writes that are neither in the log nor in the state of the leader, after everything was healed and restarted."""
     settled: bool
     """Whether the cluster had one leader and equal logs at the end."""
     two_leaders: bool
@@ -151,6 +151,8 @@ class Control:
         self.seed = seed
         rng = self.world.rng
         self.delay = rng.choice((5, 15, 30, 40)) * MS
+        self.byte_time = rng.choice((1, 5, 20, 40)) * US
+        """How long a link is busy with one byte: 200 kB/s to 25 kB/s, and one that is hardly limited."""
         self.conf = {
             "autoTick": False,
             "journalFile": "journal",
@@ -166,6 +168,8 @@ class Control:
         self.connected: set[tuple[str, str]] = set()
         self.stalled: set[tuple[str, str]] = set()
         self.queues: dict[tuple[str, str], deque[tuple[int, bytes]]] = {(a, b): deque() for a in NAMES for b in NAMES if a != b}
+        self.busy_until = 0
+        """Until then one fault with several steps is under way, and no other begins."""
         self.asked = 0
         self.acknowledged: dict[int, int] = {}
         self.leaders: dict[int, set[str]] = {}
@@ -177,10 +181,11 @@ class Control:
         if _pair(sender, to) not in self.connected:
             return False
         queue = self.queues[sender, to]
+        raw = pickle.dumps(message)
         due = self.world.now + self.delay + int(self.world.rng.random() * 2 * MS)
         if queue:
-            due = max(due, queue[-1][0])
-        queue.append((due, pickle.dumps(message)))
+            due = max(due, queue[-1][0] + len(raw) * self.byte_time)
+        queue.append((due, raw))
         self.world.at(due, self._arrive, sender, to)
         return True
 
@@ -274,19 +279,23 @@ class Control:
                 if a < b:
                     self.connect(a, b)
 
-    def _stir(self) -> None:
-        """One random fault, and a few writes."""
+    def _stir(self, *, faults: bool) -> None:
+        """A few writes, and perhaps one random fault."""
         rng = self.world.rng
         leader = self.leader()
         if leader is not None and self.nodes:
             for _ in range(rng.choice((0, 1, 3, 8))):
                 self.ask(leader if rng.random() < 0.8 else rng.choice(sorted(self.nodes)))
+        if not faults or self.world.now < self.busy_until:
+            return
         a, b = rng.sample(NAMES, 2)
         if leader is not None and rng.random() < 0.6:
             a = leader
             b = rng.choice([name for name in NAMES if name != leader])
         dice = rng.random()
-        if dice < 0.10:
+        if dice < 0.05 and a == leader and len(self.nodes) == len(NAMES):
+            self._squeeze(a, b)
+        elif dice < 0.10:
             self.disconnect(a, b)
             self.connect(a, b)
         elif dice < 0.16:
@@ -300,6 +309,24 @@ class Control:
         elif dice < 0.34:
             self._mend()
 
+    def _squeeze(self, leader: str, follower: str) -> None:
+        """The leader goes on with one follower; their connection is reset; then the leader dies, and the two others go on."""
+        rng = self.world.rng
+        third = next(name for name in NAMES if name not in (leader, follower))
+        self.disconnect(leader, third)
+        self.disconnect(follower, third)
+        reset = int(rng.uniform(0.1, 0.5) * SECOND)
+        died = reset + int(rng.uniform(1.0, 6.0) * self.delay)
+        self.busy_until = self.world.now + died + 2 * SECOND
+        for delay, action, arguments in (
+            (reset, self.disconnect, (leader, follower)),
+            (reset, self.connect, (leader, follower)),
+            (died, self.crash, (leader,)),
+            (died, self.connect, (follower, third)),
+            (died + int(rng.uniform(1.5, 4.0) * SECOND), self._back, (leader,)),
+        ):
+            self.world.after(delay, action, *arguments)
+
     def _back(self, name: str) -> None:
         self.start(name)
         self._mend()
@@ -310,7 +337,17 @@ class Control:
         last = max(disk.entries[-1][1] for disk in self.disks.values())
         return len(logs) == 1 and self.leader() is not None and all(node.raftLastApplied == last for node in self.nodes.values())
 
-    def run(self) -> Verdict:
+    def _held_for_good(self) -> set[int] | None:
+        """What a leader's log holds that has committed an entry of its own term: what is not there is gone. None without such a leader."""
+        name = self.leader()
+        if name is None:
+            return None
+        node, entries = self.nodes[name], self.disks[name].entries
+        if entries[-1][2] != node._getTerm() or node.raftCommitIndex != entries[-1][1] or node.raftLastApplied != entries[-1][1]:
+            return None
+        return set(node.writes)
+
+    def run(self, *, faults: bool = True) -> Verdict:
         """Start, stir for ten seconds of virtual time, heal, restart everything from disk, and look."""
         world = self.world
         for name in NAMES:
@@ -318,8 +355,9 @@ class Control:
         self._mend()
         world.run_until(2 * SECOND)
         for step in range(250):
-            self._stir()
+            self._stir(faults=faults)
             world.run_until(2 * SECOND + (step + 1) * 40 * MS)
+        world.run_until(world.now + SECOND)
         for name in NAMES:
             self.crash(name)
         for name in NAMES:
@@ -328,12 +366,11 @@ class Control:
         self.delay = MS
         for _ in range(60):
             world.run_until(world.now + SECOND // 2)
-            leader = self.leader()
-            if leader is not None and self.settled():
+            if self.settled():
                 break
         settled = self.settled()
-        held = {number for node in self.nodes.values() for number in node.writes}
-        lost = tuple(sorted(number for number in self.acknowledged if number not in held)) if settled else ()
+        held = self._held_for_good()
+        lost = tuple(sorted(number for number in self.acknowledged if number not in held)) if held is not None else ()
         return Verdict(self.seed, self.asked, len(self.acknowledged), lost, settled, any(len(names) > 1 for names in self.leaders.values()))
 
 
@@ -342,7 +379,7 @@ def _pair(a: str, b: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _virtual(control: Control) -> Iterator[None]:
+def virtual(control: Control) -> Iterator[None]:
     """Let the package see virtual time and seeded random numbers, and put everything back afterwards."""
     saved = package.monotonicTime, package.random, package.createJournal
     logger = logging.getLogger("pysyncobj")
@@ -360,7 +397,7 @@ def _virtual(control: Control) -> Iterator[None]:
 def run(seed: int) -> Verdict:
     """One run of the control."""
     control = Control(seed)
-    with _virtual(control):
+    with virtual(control):
         verdict = control.run()
         control.nodes.clear()
     return verdict
