@@ -7,8 +7,8 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -228,6 +228,15 @@ class RaftEngine:
         if meta is None:
             raise RaftError("the snapshot could not be written; the log says why")
         return meta.index
+
+    @contextmanager
+    def saved_state(self) -> Iterator[tuple[int, BinaryIO]]:
+        """The newest durable snapshot. Raises RaftError if there is none yet."""
+        meta = self.driver.snapshot
+        if not meta.index:
+            raise RaftError("no snapshot has been taken yet")
+        with self.open_snapshot(meta) as source:
+            yield meta.index, source
 
     def status(self) -> EngineStatus:
         """Counters and roles, at once."""

@@ -10,6 +10,7 @@ called in a forked child or a worker thread (see there). Ownership: bytes handed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -173,3 +174,9 @@ class Engine(Protocol):
 
     async def snapshot(self) -> int:
         """Take a snapshot now; returns its index once it is durable."""
+
+    def saved_state(self) -> AbstractContextManager[tuple[int, BinaryIO]]:
+        """The newest durable snapshot: its index, and the state machine's part of it. Raises RaftError if there is none.
+
+        Reading raises ValueError where the file is damaged. The snapshot stays readable until the block ends.
+        """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from lockd.codec.backups import backup_chunks
 from lockd.machine import views
 from lockd.raft.port import Engine, Member, Membership, NotLeaderError, RaftError, ReplicaId
 from lockd.replica import Replica
@@ -21,7 +21,6 @@ from lockd.rpc.replies import duration
 from lockd.v1 import cluster_pb2 as pb
 
 ResponseT = TypeVar("ResponseT", bound=Message)
-_CHUNK = 1 << 20
 _POLL = 0.01
 
 
@@ -197,9 +196,12 @@ class ClusterService:
             await self._gateway.barrier(0, context)
         except RefusedError as refused:
             await abort(context, refused.status)
-        content = io.BytesIO()
-        index = self._replica.applied_index
-        self._replica.snapshot_writer().write(content)
-        content.seek(0)
-        while chunk := content.read(_CHUNK):
-            yield pb.SaveSnapshotResponse(chunk=chunk, index=index)
+        try:
+            await self._engine.snapshot()
+            with self._engine.saved_state() as (index, state):
+                chunks = backup_chunks(index, state)
+                # The disk is read beside the loop; a chunk is on its way while the next one is read.
+                while chunk := await asyncio.to_thread(next, chunks, b""):
+                    yield pb.SaveSnapshotResponse(chunk=chunk, index=index)
+        except RaftError as error:
+            await abort(context, from_raft(error))

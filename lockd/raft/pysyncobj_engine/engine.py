@@ -10,8 +10,9 @@ import importlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from lockd.raft.core.types import Member, Membership, ReplicaId, Role
 from lockd.raft.disk import Disk, MemoryDisk, OsDisk
@@ -259,6 +260,10 @@ class PySyncObjEngine:
             if error is not None:
                 raise RaftError(f"the snapshot could not be written: {error}")
         return turns.snapshots.index
+
+    def saved_state(self) -> AbstractContextManager[tuple[int, BinaryIO]]:
+        """Not offered: a backup of this engine's cluster is its data directory. Raises RaftError."""
+        raise RaftError("the engine 'pysyncobj' hands out no snapshots: back up a stopped node's data directory instead")
 
 
 def _settle(future: asyncio.Future[T], value: T) -> None:

@@ -216,7 +216,8 @@ class LocalCluster:
             if all(v.leader_id == leader.name and v.applied_index >= committed for v in views):
                 return leader
             time.sleep(_POLL)
-        raise NodeStartError(f"not all nodes follow one leader after {timeout:g} s")
+        said = "\n".join(f"--- {node.name} (pid {node.pid})\n{node.log(8)}" for node in self.nodes)
+        raise NodeStartError(f"not all nodes follow one leader after {timeout:g} s\n{said}")
 
     def node(self, name: str) -> NodeProcess:
         """The node of this name."""
