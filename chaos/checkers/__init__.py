@@ -1,0 +1,1 @@
+"""Judges of histories: pure functions from operations to findings."""
