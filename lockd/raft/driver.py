@@ -87,7 +87,7 @@ class Driver:
         self._marks: deque[tuple[int, int]] = deque()
         self._mark_every = self.config.keep_log_bytes // 64
         self._taking: SnapshotMeta | None = None
-        self._taken: list[Callable[[SnapshotMeta | None], None]] = []
+        self._taken: list[tuple[int, Callable[[SnapshotMeta | None], None]]] = []
 
     # --- life ----------------------------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Driver:
         for callback in reads:
             callback(None)
         taken, self._taken = self._taken, []
-        for done in taken:
+        for _, done in taken:
             done(None)
 
     # --- what the application asks ---------------------------------------------------------------------------------------------------
@@ -171,12 +171,15 @@ class Driver:
         self._step(TransferLeadership(to), lambda output: callback(output.refused))
 
     def take_snapshot(self, callback: Callable[[SnapshotMeta | None], None]) -> None:
-        """Take a snapshot of what is applied (or join the one under way); call back with it once durable, or with None after a failure."""
+        """Take a snapshot of what is applied; call back with it once durable, or with None after a failure.
+
+        One that is under way and covers all of that already is joined; else another one follows it.
+        """
         self._check_alive()
-        if self._taking is None and self.applied == self.snapshot.index:
+        if self.applied == self.snapshot.index:
             callback(self.snapshot)
             return
-        self._taken.append(callback)
+        self._taken.append((self.applied, callback))
         if self._taking is None:
             self._begin_snapshot()
 
@@ -248,21 +251,26 @@ class Driver:
         if not self._alive():
             return
         self._taking = None
-        taken, self._taken = self._taken, []
         if meta.index > self.snapshot.index:
             self.snapshot = meta
             keep_from = self._keep_from(meta)
             self._step(SnapshotTaken(meta, keep_from))
             self.io.compact(keep_from)
-        for done in taken:
-            done(meta)
+        taken, self._taken = self._taken, []
+        for least, done in taken:
+            if least <= self.snapshot.index:
+                done(self.snapshot)
+            else:
+                self._taken.append((least, done))
+        if self._taken and self._taking is None and self._alive():
+            self._begin_snapshot()
 
     def snapshot_failed(self, reason: str) -> None:  # noqa: ARG002 - the engine logs it; here it only counts
         """The snapshot could not be written; the next one is due after as much log again."""
         self.snapshots_failed += 1
         self._taking = None
         taken, self._taken = self._taken, []
-        for done in taken:
+        for _, done in taken:
             done(None)
 
     # --- the machinery ---------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from lockd.raft.core.config import MILLISECOND, Config
 from lockd.raft.core.types import Member, ReplicaId, Role
 from lockd.raft.driver_io import DriverConfig
 from lockd.raft.engine import EngineConfig, RaftEngine
@@ -110,7 +111,7 @@ class Cluster:
 
     def config(self, name: ReplicaId, **more: object) -> EngineConfig:
         """The configuration of one replica."""
-        values: dict[str, Any] = {"members": self.members, "segment_bytes": 1 << 20, **self.options, **more}
+        values: dict[str, Any] = {"members": self.members, "segment_bytes": 1 << 20, "core": PATIENT, **self.options, **more}
         return EngineConfig(name, "test", self.directory / name if self.directory else None, self.addresses[name], **values)
 
     async def start(self, *names: str, **more: object) -> None:
@@ -175,5 +176,8 @@ class Cluster:
         for each in everyone:
             assert self.machines[each].items == first
 
+
+PATIENT = Config(election_timeout_min=400 * MILLISECOND, election_timeout_max=700 * MILLISECOND, heartbeat=50 * MILLISECOND)
+"""Several engines share one loop here, and the machine is shared as well: a short standstill must not end a reign."""
 
 SMALL_LOG = DriverConfig(snapshot_log_bytes=20_000, keep_log_bytes=2_000)

@@ -352,7 +352,7 @@ def test_a_snapshot_is_due_after_so_much_log_and_keeps_some_of_it() -> None:
 
 
 def test_a_snapshot_on_demand_is_answered_when_durable() -> None:
-    """Two that ask share one; without anything new the present one is named at once."""
+    """Two that ask share one; who asks after more was applied gets a later one; without anything new the present one is named."""
     world = leading()
     world.driver.propose(b"x")
     world.driver.flush()
@@ -362,9 +362,16 @@ def test_a_snapshot_on_demand_is_answered_when_durable() -> None:
     world.driver.take_snapshot(answers.append)
     assert len(world.taking) == 1
     assert answers == []
-    world.driver.snapshot_taken(world.taking[0])
+    world.driver.propose(b"y")
+    world.driver.flush()
+    world.acknowledge()
     world.driver.take_snapshot(answers.append)
-    assert answers == [SnapshotMeta(2, 1, THREE)] * 3
+    assert len(world.taking) == 1, "one at a time"
+    world.driver.snapshot_taken(world.taking[0])
+    assert answers == [SnapshotMeta(2, 1, THREE)] * 2
+    world.driver.snapshot_taken(world.taking[1])
+    world.driver.take_snapshot(answers.append)
+    assert answers[2:] == [SnapshotMeta(3, 1, THREE)] * 2
 
 
 def test_a_received_snapshot_replaces_the_state_before_what_follows() -> None:
