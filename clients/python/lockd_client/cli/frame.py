@@ -34,6 +34,8 @@ P = ParamSpec("P")
 EXIT_REFUSED = 1
 EXIT_UNKNOWN = 2
 EXIT_USAGE = 64
+WIDTH = 4_000
+"""Columns: more than any table needs."""
 DEFAULT_ENDPOINTS = "127.0.0.1:7601"
 
 UsageError: Any = typer.BadParameter.__base__
@@ -103,8 +105,8 @@ def usage(message: str) -> NoReturn:
 
 
 def out() -> Console:
-    """Where results go."""
-    return Console(file=sys.stdout, soft_wrap=True)
+    """Where results go; a table is as wide as it is, and never cut."""
+    return Console(file=sys.stdout, soft_wrap=True, width=WIDTH)
 
 
 def err() -> Console:

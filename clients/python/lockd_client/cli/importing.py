@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lockd_client.cli.frame import EXIT_REFUSED, Run, command, err, table
 from lockd_client.csv_import import Batch, Kind, Line, Problem, batches, read_csv
 from lockd_client.errors import LockdError, UnknownOutcome
-from lockd_client.ledger_model import CreateAccountStatus, CreateTransferStatus
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,24 +122,34 @@ def _send(client: Client | None, batch: Batch, report: Report) -> None:
     first, last = batch.lines[0].number, batch.lines[-1].number
     try:
         if accounts:
-            for line, account_result in zip(batch.lines, client.ledger.create_accounts(accounts), strict=True):
-                created = account_result.status is CreateAccountStatus.CREATED
-                report.accounts["created" if created else _outcome(account_result.status.name, ok=account_result.ok)] += 1
-                if not account_result.ok:
-                    report.refused.append((line.number, account_result.status.name.lower()))
+            statuses = [result.status.name.lower() for result in client.ledger.create_accounts(accounts)]
+            _count(batch, statuses, report.accounts, "created", report)
         if transfers:
-            for line, result in zip(batch.lines, client.ledger.create_transfers(transfers), strict=True):
-                posted = result.status is CreateTransferStatus.CREATED
-                report.transfers["posted" if posted else _outcome(result.status.name, ok=result.ok)] += 1
-                if not result.ok:
-                    report.refused.append((line.number, result.status.name.lower()))
+            statuses = [result.status.name.lower() for result in client.ledger.create_transfers(transfers)]
+            _count(batch, statuses, report.transfers, "posted", report)
     except UnknownOutcome as error:
         error.advice = f"Lines {first} to {last} may have been applied. Import the file again: what is there already is not applied twice."
         raise
 
 
-def _outcome(status: str, *, ok: bool) -> str:
-    return "already there" if ok else f"refused: {status.lower()}"
+def _count(batch: Batch, statuses: list[str], counts: Counter[str], made: str, report: Report) -> None:
+    """Count the outcomes of a batch, chain by chain."""
+    begin = 0
+    for end, line in enumerate(batch.lines, start=1):
+        if line.value is not None and line.value.flags & 1:
+            continue
+        chain = statuses[begin:end]
+        # A chain that is sent again fails at its first record, which exists; as a chain is made as a whole, so do the others.
+        again = "exists" in chain and set(chain) <= {"exists", "linked_event_failed"}
+        for member, status in zip(batch.lines[begin:end], chain, strict=True):
+            if status == "created":
+                counts[made] += 1
+            elif again:
+                counts["already there"] += 1
+            else:
+                counts[f"refused: {status}"] += 1
+                report.refused.append((member.number, status))
+        begin = end
 
 
 def _explain(run: Run, report: Report) -> None:
