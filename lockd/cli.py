@@ -106,7 +106,7 @@ def dev(
     except ConfigError as error:
         _exit(EXIT_USAGE, f"lockd dev: {error}")
     where = "in memory" if directory is None else f"in {directory.resolve()}"
-    typer.echo(f"lockd dev: clients at {listen}, data {where}. Try: lockctl --endpoints {listen} status", err=True)
+    typer.echo(f"lockd dev: clients at {listen}, data {where}. Try: lockctl status --endpoints {listen}", err=True)
     _run(settings)
 
 

@@ -16,6 +16,8 @@ from lockd.raft.port import Member, RaftError, ReplicaId, Role
 from lockd.raft.pysyncobj_engine import PySyncObjEngine, Settings
 from tests.e2e.engine_port.harness import JournalMachine
 
+PATIENCE = 60.0
+"""Seconds that a snapshot waits for its gate."""
 WINDOW = 50
 """Proposals under way at once while loading."""
 
@@ -28,9 +30,12 @@ class GatedWriter:
         self._gate = gate
 
     def write(self, sink: BinaryIO) -> None:
-        """Say that it began, wait, write."""
+        """Say that it began, wait, write. It may be an orphan by then, which must not stay for ever."""
         self._gate.with_suffix(".begun").touch()
+        deadline = time.monotonic() + PATIENCE
         while not self._gate.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the gate was not opened")
             time.sleep(0.002)
         sink.write(msgspec.msgpack.encode(self._rows))
 

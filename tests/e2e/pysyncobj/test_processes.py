@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from tests.e2e.engine_port.harness import WITHIN, free_ports, until
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[3]
-ANSWER_LIMIT = 16 << 20
 
 
 class Processes:
@@ -25,21 +25,17 @@ class Processes:
         self.directory = directory
         self.gate = directory / "gate" if gated else None
         self.members = {f"p{n}": port for n, port in enumerate(free_ports(size), 1)}
-        self.running: dict[str, asyncio.subprocess.Process] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     async def start(self, *names: str) -> None:
         """Start these, or all."""
         for name in names or tuple(self.members):
             options = {"id": name, "members": self.members, "directory": str(self.directory), "gate": str(self.gate) if self.gate else None}
-            self.running[name] = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tests.e2e.pysyncobj.node_process",
-                json.dumps(options),
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", "tests.e2e.pysyncobj.node_process", json.dumps(options)],
                 cwd=ROOT,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=ANSWER_LIMIT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
         for name in names or tuple(self.members):
             assert (await self._answer(name)) == {"ready": True}
@@ -47,8 +43,7 @@ class Processes:
     async def _answer(self, name: str) -> dict[str, Any]:
         stdout = self.running[name].stdout
         assert stdout is not None
-        async with asyncio.timeout(WITHIN * 2):
-            line = await stdout.readline()
+        line = await asyncio.to_thread(stdout.readline)
         assert line, f"{name} ended"
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -58,7 +53,7 @@ class Processes:
         stdin = self.running[name].stdin
         assert stdin is not None
         stdin.write(json.dumps({"do": do, **more}).encode() + b"\n")
-        await stdin.drain()
+        stdin.flush()
         return await self._answer(name)
 
     async def kill(self, *names: str) -> None:
@@ -67,7 +62,10 @@ class Processes:
         for process in ended:
             process.kill()
         for process in ended:
-            await process.wait()
+            await asyncio.to_thread(process.wait)
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
 
     async def leader(self) -> str:
         """Whoever leads."""
