@@ -366,7 +366,7 @@ def _write_in_child(store: SnapshotStore, writer: SnapshotWriter, previous: Row,
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        os.closerange(3, min(os.sysconf("SC_OPEN_MAX"), 1 << 20))
+        os.closerange(0, min(os.sysconf("SC_OPEN_MAX"), 1 << 20))
         store.write(writer, previous, last)
         status = 0
     finally:

@@ -74,7 +74,8 @@ class Slow:
     def write(self, sink: BinaryIO) -> None:
         """Wait, then write."""
         self._gate.with_suffix(".begun").touch()
-        while not self._gate.exists():
+        deadline = time.monotonic() + 60
+        while not self._gate.exists() and time.monotonic() < deadline:
             time.sleep(0.001)
         sink.write(b"slow")
 
