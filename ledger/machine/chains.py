@@ -126,7 +126,7 @@ def run(
             scope.roll_back()
             for earlier in range(chain, position):
                 pack(results, earlier * RESULT.size, start + earlier, kind.chain_failed, 0)
-        if not linked or position == count - 1:
+        if not linked:
             if not broken:
                 scope.close()
             chain = None

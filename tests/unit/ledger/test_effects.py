@@ -284,6 +284,14 @@ def test_a_batch_that_cannot_be_read_is_refused_as_a_whole(
     assert list(desk.ledger.export()) == before
 
 
+def test_a_timeout_may_end_at_the_end_of_time_but_not_after() -> None:
+    """Transfer statuses, 8: timestamp plus timeout may be 2**63 - 1, the last timestamp there is; a nanosecond more overflows."""
+    for late, expected in ((MAX_TIMESTAMP - 7 * S, "created"), (MAX_TIMESTAMP - 7 * S + 1, "overflows_timeout")):
+        desk = Desk()
+        desk.now = late - S
+        assert desk.statuses({"id": 1, "amount": 1, "timeout": 7, "flags": PENDING}) == [expected]
+
+
 def test_no_timestamp_is_left_at_the_end_of_time() -> None:
     """A batch: when the clock has reached 2**63 - 1, further batches are refused and expiry does nothing, instead of raising."""
     desk = Desk()

@@ -162,6 +162,12 @@ def test_lookups_keep_the_order_asked_and_leave_out_what_is_unknown() -> None:
     assert [transfer.id for transfer in codec.unpack_transfers(LEDGER.lookup_transfers(ids))] == [7, 3, 7]
 
 
+def test_a_lookup_takes_as_many_ids_as_a_batch_has_events() -> None:
+    """LookupAccounts and LookupTransfers take up to 8190 ids."""
+    ids = codec.pack_id(7) * 8190
+    assert len(LEDGER.lookup_accounts(ids)) == len(LEDGER.lookup_transfers(ids)) == 8190 * 128
+
+
 @pytest.mark.parametrize("packed", [b"x", bytes(17), bytes(16 * 8191)])
 def test_a_lookup_that_is_no_list_of_ids_finds_nothing(packed: bytes) -> None:
     """A look-up of a wrong length, or of too many ids, finds nothing and does not raise."""
