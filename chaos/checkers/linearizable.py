@@ -64,6 +64,8 @@ class _Values:
         self.givers: dict[Hashable, int] = {model.initial(): 1}
         self.wanting: dict[Hashable, list[int]] = {}
         """By value: the answered calls that need it, in the order of answers."""
+        self.avoided: dict[Hashable, int] = {a: i for i, call in enumerate(calls) if (a := model.avoids(call)) is not NOTHING}
+        """By value: the last answered call that needs another one."""
         self._binding = binding
         self.wanted_openly: set[Hashable] = {w for call in open_calls if (w := model.wants(call)) is not NOTHING}
         for i, call in enumerate(calls):
@@ -114,6 +116,8 @@ class _Problem:
         """For each call, in the order of answers: those from it on that were invoked before it was answered."""
         self.open: list[tuple[int, ...]] = []
         """For each call: the unknown ones that were invoked before it was answered, and can matter from here on."""
+        self.begun: list[int] = []
+        """For each call: how many unknown ones were invoked before it was answered."""
         by_invocation = sorted(range(len(known)), key=lambda i: self.known[i].invoked)
         live: list[int] = []
         opened: list[int] = []
@@ -127,6 +131,7 @@ class _Problem:
             while at_open < len(unknown) and self.unknown[at_open].invoked <= op.completed:
                 opened.append(at_open)
                 at_open += 1
+            self.begun.append(at_open)
             if any(self._until[j] <= base for j in opened):
                 opened = [j for j in opened if self._until[j] > base]
             self.active.append(tuple(live))
@@ -156,7 +161,9 @@ class _Problem:
                     yield *_with(base, mask, i), used, after, None
         if values is not None and values.lost(state, base, mask, -1):
             return
-        for j in self.open[base]:
+        # Leaving a state can matter by itself, to a call that needs any other.
+        leaving = values is not None and values.avoided.get(state, -1) >= base
+        for j in range(self.begun[base]) if leaving else self.open[base]:
             if used >> j & 1:
                 continue
             budget.spend()

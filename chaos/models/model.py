@@ -40,5 +40,8 @@ class ValueModel(Model, Protocol):
     def gives(self, call: Any) -> Any:
         """The state after the call, where that does not depend on the state before; NOTHING if it changes nothing."""
 
+    def avoids(self, call: Any) -> Any:
+        """The only state in which the call is not legal; NOTHING if there is none, or more."""
+
     def wants(self, call: Any) -> Any:
         """The state that the call needs to be legal, or to change anything; NOTHING if any will do."""

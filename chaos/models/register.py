@@ -55,6 +55,11 @@ class Register:
             return NOTHING
         return argument[1]
 
+    def avoids(self, call: Any) -> Any:
+        """What must not be there."""
+        what, argument, result = call
+        return argument[0] if what == _CAS and not result else NOTHING
+
     def wants(self, call: Any) -> Any:
         """What must be there."""
         what, argument, result = call

@@ -31,7 +31,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 @pytest.mark.parametrize(("model", "script", "state"), SUBJECTS, ids=lambda v: getattr(v, "name", ""))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(seed=SEEDS)
 def test_the_search_agrees_with_the_definition(model: Model, script: Script, state: object, seed: int) -> None:
     """On small histories, legal or not, with unknown outcomes, the verdict is that of trying every order."""
