@@ -232,7 +232,7 @@ class Replica:
         position = 0
         for batch in proposal.batches:
             sink = batch.sink
-            known = replies.setdefault(sink, [])
+            known: list[tuple[RequestId, Result]] = []
             for request in batch.requests:
                 result = results[position]
                 position += 1
@@ -240,6 +240,8 @@ class Replica:
                     self._waiting[request.session, request.request_id] = sink
                 else:
                     known.append((request.request_id, result))
+            if known:
+                replies.setdefault(sink, []).extend(known)
         self.counters.batches += len(proposal.batches)
 
     def _complete(self, completions: Sequence[Completion], replies: dict[Sink, list[tuple[RequestId, Result]]]) -> None:

@@ -146,7 +146,8 @@ class Sink:
         self.lost: list[tuple[RequestId, type[RaftError]]] = []
 
     def deliver(self, replies: Sequence[tuple[RequestId, r.Result]]) -> None:
-        """Results."""
+        """Results: never an empty delivery, for a sender may wait for exactly one."""
+        assert replies
         self.replies += replies
 
     def unknown(self, request_ids: Sequence[RequestId], error: RaftError) -> None:
