@@ -37,9 +37,9 @@ from lockd.raft.core.types import (
     TransferLeadership,
     Unreachable,
 )
-from lockd.raft.driver_io import ENTRY_OVERHEAD, ChangeResult, DriverConfig, DriverIO, Lost
+from lockd.raft.driver_io import ChangeResult, DriverConfig, DriverIO, Lost
+from lockd.raft.driver_marks import LogMarks
 from lockd.raft.driver_tickets import Tickets
-from lockd.raft.envelope_bulk import data_of
 from lockd.raft.port import Member, NotLeaderError, StateMachine, StorageFailedError, UnavailableError
 
 __all__ = ["ChangeResult", "Driver", "DriverConfig", "DriverIO", "Lost"]
@@ -82,10 +82,7 @@ class Driver:
         self._next_context = 1
         self._ready: list[tuple[int, list[Callable[[int | None], None]]]] = []
         # snapshots
-        self._bytes_applied = 0
-        self._bytes_at_snapshot = 0
-        self._marks: deque[tuple[int, int]] = deque()
-        self._mark_every = self.config.keep_log_bytes // 64
+        self._log = LogMarks(self.config)
         self._taking: SnapshotMeta | None = None
         self._taken: list[tuple[int, Callable[[SnapshotMeta | None], None]]] = []
 
@@ -253,7 +250,7 @@ class Driver:
         self._taking = None
         if meta.index > self.snapshot.index:
             self.snapshot = meta
-            keep_from = self._keep_from(meta)
+            keep_from = self._log.keep_from(meta.index, self.node.first_index)
             self._step(SnapshotTaken(meta, keep_from))
             self.io.compact(keep_from)
         taken, self._taken = self._taken, []
@@ -356,9 +353,7 @@ class Driver:
             raise RuntimeError(f"entry {entries[0].index} cannot follow what is applied, {self.applied}")
         batch, lost = self._tickets.match(entries)
         self.applied = entries[-1].index
-        self._bytes_applied += sum(map(len, map(data_of, entries))) + ENTRY_OVERHEAD * len(entries)
-        if not self._marks or self._bytes_applied - self._marks[-1][1] >= self._mark_every:
-            self._marks.append((self.applied, self._bytes_applied))
+        self._log.add(entries)
         if batch:
             self.machine.apply(batch)
         if lost:
@@ -375,7 +370,7 @@ class Driver:
             self.machine.role_changed(self.role, self.term, self.leader_member())
         if self._tickets.gathered:
             self._ask_soon()
-        if self._taking is None and self._bytes_applied - self._bytes_at_snapshot >= self.config.snapshot_log_bytes:
+        if self._taking is None and self._log.due:
             self._begin_snapshot()
 
     def _end_changes(self, entries: list[Entry]) -> None:
@@ -443,8 +438,7 @@ class Driver:
             self.machine.restore(source, meta.index)
         self.applied = meta.index
         self.snapshot = meta
-        self._marks.clear()
-        self._bytes_at_snapshot = self._bytes_applied
+        self._log.installed()
         self._serve_reads()
 
     def _after_install(self, meta: SnapshotMeta, output: Output) -> None:
@@ -457,14 +451,5 @@ class Driver:
             raise RuntimeError(f"the log does not know the applied entry {self.applied}")
         meta = SnapshotMeta(self.applied, term, self.node.membership_at(self.applied))
         self._taking = meta
-        self._bytes_at_snapshot = self._bytes_applied
+        self._log.begun()
         self.io.take_snapshot(meta, self.machine.snapshot_writer())
-
-    def _keep_from(self, meta: SnapshotMeta) -> int:
-        """The first index to keep: about `keep_log_bytes` before the snapshot."""
-        floor = self._bytes_at_snapshot - self.config.keep_log_bytes
-        marks = self._marks
-        keep_from = self.node.first_index
-        while marks and marks[0][1] <= floor and marks[0][0] <= meta.index:
-            keep_from = marks.popleft()[0] + 1
-        return max(min(keep_from, meta.index + 1), self.node.first_index)
