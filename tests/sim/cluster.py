@@ -36,6 +36,8 @@ class Setup:
     keep_log_bytes: int = 1000
     max_append_bytes: int = 600
     max_inflight_messages: int = 8
+    disk_max: int = 2 * MS
+    """How long a write to the disk may take."""
     segment_bytes: int = 16384
     """Of the journal; 0 for the ideal storage."""
 

@@ -54,6 +54,8 @@ PROFILES: dict[str, dict[str, int]] = {
         "lonely change": 3,
     },
     "echoes": {"isolate leader": 3, "crash leader": 2, "transfer": 2, "crash": 1, "one-way leader": 2, "burst": 2, "come back": 4},
+    "returns": {"come back": 5, "burst": 3, "transfer": 1, "isolate leader": 1, "lag": 1},
+    "elections": {"crash leader": 5, "isolate leader": 4, "partition": 4, "pause leader": 1, "cut": 4, "one-way leader": 2},
     "slow disks": {"slow disk": 5, "isolate leader": 4, "transfer": 2, "burst": 4, "crash": 1, "one-way leader": 2},
     "snapshots": {"snapshot": 4, "power": 3, "burst": 5, "lag": 8, "crash": 4, "storm": 1, "slow disk": 1, "crash leader": 1},
     "disks": {"power": 3, "disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
@@ -72,7 +74,7 @@ def plan(seed: int, profile: str | None = None) -> Plan:
     name = profile or rng.choice(sorted(PROFILES))
     weights = PROFILES[name]
     setup = Setup(
-        voters=rng.choice((3, 3, 3, 5, 5, 4, 2, 1)) if name != "leaders" else rng.choice((3, 3, 5)),
+        voters=rng.choice((3, 3, 5) if name in ("leaders", "slow disks", "echoes") else (3, 3, 3, 5, 5, 4, 2, 1)),
         learners=rng.choice((0, 0, 0, 1)),
         clients=rng.choice((3, 4, 6)),
         operations=rng.choice((6, 8, 10)),
@@ -84,23 +86,40 @@ def plan(seed: int, profile: str | None = None) -> Plan:
         keep_log_bytes=rng.choice((100, 1000, 4000)),
         max_append_bytes=rng.choice((200, 600, 4000)),
         max_inflight_messages=rng.choice((2, 8, 64)),
-        segment_bytes=rng.choice((5000, 8192, 32768)),
+        disk_max=rng.choice((1, 2, 10, 30)) * MS,
+        segment_bytes=rng.choice((4600, 8192, 32768)),
     )
-    if name == "snapshots":
-        setup = replace(setup, snapshot_log_bytes=rng.choice((500, 1000)), keep_log_bytes=100, operations=12, reads=0.2)
-    if name == "crashes":  # writes of several sectors
-        setup = replace(setup, padding=rng.choice((80, 300, 1500)), max_append_bytes=4000, segment_bytes=rng.choice((8192, 32768)))
-    if name in ("echoes", "slow disks"):
-        setup = replace(setup, voters=rng.choice((3, 5)), operations=10, reads=0.2)
-    kinds, odds = list(weights), list(weights.values())
     count = rng.choice((4, 7, 10, 14))
+    if name == "snapshots":
+        setup = replace(
+            setup,
+            snapshot_log_bytes=rng.choice((500, 1000)),
+            keep_log_bytes=100,
+            operations=12,
+            reads=0.2,
+            segment_bytes=rng.choice((4600, 8192)),
+        )
+    if name == "crashes":  # writes of several sectors
+        setup = replace(setup, padding=rng.choice((300, 1500, 3000)), max_append_bytes=6000, disk_max=rng.choice((10, 40)) * MS)
+    if name == "returns":
+        setup = replace(setup, voters=5, operations=12, reads=0.1, duration=2200 * MS)
+    if name == "elections":
+        setup = replace(setup, voters=rng.choice((3, 4, 5, 5)), operations=6, think=80 * MS)
+        count = 14
+    if name in ("echoes", "slow disks"):
+        setup = replace(setup, operations=10, reads=0.2)
+    kinds, odds = list(weights), list(weights.values())
     faults = [
         Fault(rng.randrange(250 * MS, setup.duration), kind, rng.random(), rng.random(), rng.random())
         for kind in rng.choices(kinds, odds, k=count)
     ]
     if name == "echoes":  # all the time, what was sent long ago keeps coming in
         faults.append(Fault(200 * MS, "echo", rng.random(), rng.random(), rng.random()))
-    if name == "slow disks":
+    if name == "returns":  # acknowledgements come late, and again
+        faults.append(Fault(200 * MS, "echo", 0.3, 0.3, 0.3))
+    if name == "elections":  # answers to candidates come late, and again, and votes take long
+        faults.append(Fault(0, "echo", 0.0, 0.3, 0.5 * rng.random()))
+    if name in ("slow disks", "elections"):
         faults += [Fault(200 * MS, "slow disk", rng.random(), rng.random(), 1.0) for _ in range(setup.voters)]
     return Plan(seed, name, setup, tuple(sorted(faults, key=lambda fault: fault.at)))
 
@@ -308,7 +327,7 @@ class Nemesis:
 
     @staticmethod
     def _fast_disk(replica: Replica) -> None:
-        replica.disk_max = 2 * MS
+        replica.disk_max = replica.cluster.setup.disk_max
 
     def _break_disk(self, fault: Fault, code: int) -> None:
         replica = self._any(fault.a)

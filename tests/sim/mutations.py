@@ -90,7 +90,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{ELECTION}:on_vote_request",
         "(s.vote == m.sender or (s.vote is None and s.leader is None))",
         "True",
-        "leaders",
+        "elections",
     ),
     _one(
         "votes for any log",
@@ -98,7 +98,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{ELECTION}:on_vote_request",
         "fresh = (m.last_term, m.last_index) >= (s.log.last_term, s.log.last_index)",
         "fresh = True",
-        "leaders",
+        "elections",
     ),
     _one(
         "votes by length of the log alone",
@@ -106,7 +106,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{ELECTION}:on_vote_request",
         "fresh = (m.last_term, m.last_index) >= (s.log.last_term, s.log.last_index)",
         "fresh = m.last_index >= s.log.last_index",
-        "leaders",
+        "elections",
     ),
     _one(
         "votes of earlier elections are counted",
@@ -114,7 +114,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{ELECTION}:on_vote_reply",
         "current = m.term == s.term + 1 if pre_granted else m.pre or m.term == s.term",
         "current = True",
-        "echoes",
+        "elections",
     ),
     Mutation(
         "a pre-vote counts as a vote",
@@ -131,7 +131,7 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "current = True",
             ),
         ),
-        "echoes",
+        "elections",
     ),
     _one(
         "half of the votes is enough",
@@ -139,7 +139,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{ELECTION}:_record_vote",
         "len(s.voters) // 2 + 1",
         "max(1, len(s.voters) // 2)",
-        "network",
+        "elections",
     ),
     _one(
         "a transfer skips the election",
@@ -204,7 +204,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if match == self.match:",
         "network",
     ),
-    _one("acknowledgements of earlier terms count", "commit", f"{REPLICATION}:on_append_reply", "m.term != s.term or ", "", "echoes"),
+    _one("acknowledgements of earlier terms count", "commit", f"{REPLICATION}:on_append_reply", "m.term != s.term or ", "", "returns"),
     _one("every append truncates", "commit", f"{REPLICATION}:_resolve", "if term != entry.term:", "if True:", "network"),
     _one(
         "what comes before is not compared",
@@ -370,6 +370,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd.raft.driver:Driver.snapshot_taken",
         "self.io.compact(keep_from)",
         "self.io.compact(self.node.last_index + 1)",
+        "snapshots",
+    ),
+    _one(
+        "the log is dropped before the snapshot is durable",
+        "snapshots",
+        "lockd.raft.driver:Driver._begin_snapshot",
+        "self.io.take_snapshot(",
+        "self.io.compact(meta.index + 1); self.io.take_snapshot(",
         "snapshots",
     ),
     # --- disk

@@ -183,7 +183,7 @@ class Replica:
         self._base_world = 0
         self._base_local = cluster.rng.randrange(10**12)
         self.disk_min = 50 * US
-        self.disk_max = 2 * MS
+        self.disk_max = cluster.setup.disk_max
 
     # --- life -------------------------------------------------------------------------------------------------------------------------
 
@@ -226,7 +226,10 @@ class Replica:
         node.probe = self.probe
         self.driver = cluster.driver_class(node, restored, machine, self, cluster.driver_config)
         self.world.note("START", self.name, restored.hard_state, f"log {restored.snapshot.index}+{len(restored.entries)}")
-        self.driver.start()
+        try:
+            self.driver.start()
+        except (ValueError, *STORAGE_ERRORS) as error:
+            raise SimulationError("recovery", f"{self.name} cannot restore: {type(error).__name__}: {error}") from error
 
     def crash(self, *, power: bool, within: bool = False) -> None:
         """The process dies at this moment, perhaps in the middle of a write; `within` says that the disk has seen to that already."""
