@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -38,8 +39,7 @@ def call(node: NodeProcess, method: str, data: bytes) -> tuple[grpc.StatusCode, 
         stub = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
         with pytest.raises(grpc.RpcError) as refused:
             stub(data, timeout=10)
-    error = refused.value
-    assert isinstance(error, grpc.Call)
+    error: Any = refused.value
     (details,) = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
     return error.code(), status_pb2.Status.FromString(details)
 
@@ -105,8 +105,7 @@ def test_garbage_on_the_stream_ends_that_stream_only(node: NodeProcess) -> None:
         raw = channel.stream_stream("/lockd.v1.SessionService/Stream", request_serializer=bytes, response_deserializer=bytes)
         with pytest.raises(grpc.RpcError) as refused:
             list(raw(iter([b"\x0a\xff\xff\xff\xff\x0f"]), timeout=10))
-        assert isinstance(refused.value, grpc.Call)
-        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert cast(Any, refused.value).code() is grpc.StatusCode.INVALID_ARGUMENT
         sessions = session_pb2_grpc.SessionServiceStub(channel)
         session = sessions.OpenSession(session_pb2.OpenSessionRequest(), timeout=5).session_id
         good = session_pb2.StreamCommand(request_id=1, keep_alive=session_pb2.KeepAliveRequest())

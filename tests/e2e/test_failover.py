@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import grpc
 import pytest
@@ -18,6 +20,7 @@ from lockd_client.testing import LocalCluster
 
 pytestmark = pytest.mark.e2e
 CLIENTS = 50
+Response = TypeVar("Response")
 
 
 @dataclass
@@ -88,80 +91,74 @@ async def test_a_lock_is_never_held_by_two_sessions(cluster: LocalCluster) -> No
     assert kills >= 3
 
 
-def stubs(address: str) -> tuple[grpc.Channel, session_pb2_grpc.SessionServiceStub, lock_pb2_grpc.LockServiceStub]:
-    """Plain gRPC, as any client would use it."""
-    channel = grpc.insecure_channel(address)
-    return channel, session_pb2_grpc.SessionServiceStub(channel), lock_pb2_grpc.LockServiceStub(channel)
+def ask(cluster: LocalCluster, call: Callable[[grpc.Channel], Response]) -> Response:
+    """Ask the leader, and the next one if it is gone, as the service says: UNAVAILABLE means ask again, with the same request id."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        with grpc.insecure_channel(cluster.wait_leader().address) as channel:
+            try:
+                return call(channel)
+            except grpc.RpcError as error:
+                if cast(Any, error).code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
 
 
-def acquire_request(session: int, request_id: int, resource: str) -> lock_pb2.AcquireRequest:
-    """An exclusive try-acquire with its identity."""
+def open_session(cluster: LocalCluster, seconds: int) -> int:
+    """A session over plain gRPC."""
+    request = session_pb2.OpenSessionRequest(ttl=Duration(seconds=seconds))
+    return ask(cluster, lambda channel: session_pb2_grpc.SessionServiceStub(channel).OpenSession(request, timeout=5)).session_id
+
+
+def acquire(cluster: LocalCluster, session: int, request_id: int, resource: str, wait: int = 0) -> lock_pb2.AcquireResponse:
+    """An exclusive acquire with its identity; `wait` in seconds, 0 is a try."""
     context = common_pb2.RequestContext(session_id=session, request_id=request_id)
-    return lock_pb2.AcquireRequest(context=context, claims=[lock_pb2.Claim(resource=resource)])
+    request = lock_pb2.AcquireRequest(context=context, claims=[lock_pb2.Claim(resource=resource)])
+    if wait:
+        request.wait.timeout.seconds = wait
+    return ask(cluster, lambda channel: lock_pb2_grpc.LockServiceStub(channel).Acquire(request, timeout=wait + 5))
 
 
 def test_a_retry_across_a_leader_change_returns_the_first_outcome(cluster: LocalCluster) -> None:
     """The same request, asked again of the next leader, gets the first grant and takes the lock only once."""
-    leader = cluster.wait_leader()
-    channel, sessions, locks = stubs(leader.address)
-    with channel:
-        session = sessions.OpenSession(session_pb2.OpenSessionRequest(ttl=Duration(seconds=60)), timeout=5).session_id
-        first = locks.Acquire(acquire_request(session, 1, "once/only"), timeout=5)
-    leader.kill()
-    channel, sessions, locks = stubs(cluster.wait_leader().address)
-    with channel:
-        again = locks.Acquire(acquire_request(session, 1, "once/only"), timeout=5)
-        assert again == first
-        context = common_pb2.RequestContext(session_id=session, request_id=2)
-        guard = common_pb2.Guard(resource="once/only", token=first.holds[0].token)
-        released = locks.Release(lock_pb2.ReleaseRequest(context=context, holds=[guard]), timeout=5)
-        assert list(released.released) == [True]
-        state = locks.ListLocks(lock_pb2.ListLocksRequest(prefix="once"), timeout=5)
-        assert [holder for lock in state.locks for holder in lock.holders] == []
+    session = open_session(cluster, 60)
+    first = acquire(cluster, session, 1, "once/only")
+    cluster.wait_leader().kill()
+    assert acquire(cluster, session, 1, "once/only") == first
+    context = common_pb2.RequestContext(session_id=session, request_id=2)
+    guard = common_pb2.Guard(resource="once/only", token=first.holds[0].token)
+    release = lock_pb2.ReleaseRequest(context=context, holds=[guard])
+    assert list(ask(cluster, lambda channel: lock_pb2_grpc.LockServiceStub(channel).Release(release, timeout=5)).released) == [True]
+    listing = lock_pb2.ListLocksRequest(prefix="once")
+    state = ask(cluster, lambda channel: lock_pb2_grpc.LockServiceStub(channel).ListLocks(listing, timeout=5))
+    assert [holder for lock in state.locks for holder in lock.holders] == []
 
 
 def test_a_retry_of_a_batch_across_a_leader_change_posts_once(cluster: LocalCluster) -> None:
     """Transfers sent again with the same request id get the first results, not `exists`."""
-    account = [ledger_pb2.Account(id=ledger_pb2.Uint128(low=i), ledger=1, code=1) for i in (1, 2)]
     one, two = (ledger_pb2.Uint128(low=i) for i in (1, 2))
+    accounts = ledger_pb2.CreateAccountsRequest(accounts=[ledger_pb2.Account(id=i, ledger=1, code=1) for i in (one, two)])
     transfer = ledger_pb2.Transfer(id=one, debit_account_id=one, credit_account_id=two, amount=two, ledger=1, code=1)
-    leader = cluster.wait_leader()
-    channel, sessions, _ = stubs(leader.address)
-    with channel:
-        session = sessions.OpenSession(session_pb2.OpenSessionRequest(ttl=Duration(seconds=60)), timeout=5).session_id
-        ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
-        ledger.CreateAccounts(ledger_pb2.CreateAccountsRequest(accounts=account), timeout=5)
-        request = ledger_pb2.CreateTransfersRequest(
-            context=common_pb2.RequestContext(session_id=session, request_id=1), transfers=[transfer]
-        )
-        first = ledger.CreateTransfers(request, timeout=5)
-        assert first.results[0].status == ledger_pb2.CREATE_TRANSFER_STATUS_CREATED
-    leader.kill()
-    channel, _, _ = stubs(cluster.wait_leader().address)
-    with channel:
-        ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
-        assert ledger.CreateTransfers(request, timeout=5) == first
-        (balance, _) = ledger.LookupAccounts(ledger_pb2.LookupAccountsRequest(ids=[one, two]), timeout=5).accounts
-        assert balance.debits_posted.low == 2
+    context = common_pb2.RequestContext(session_id=open_session(cluster, 60), request_id=1)
+    request = ledger_pb2.CreateTransfersRequest(context=context, transfers=[transfer])
+    ask(cluster, lambda channel: ledger_pb2_grpc.LedgerServiceStub(channel).CreateAccounts(accounts, timeout=5))
+    first = ask(cluster, lambda channel: ledger_pb2_grpc.LedgerServiceStub(channel).CreateTransfers(request, timeout=5))
+    assert first.results[0].status == ledger_pb2.CREATE_TRANSFER_STATUS_CREATED
+    cluster.wait_leader().kill()
+    assert ask(cluster, lambda channel: ledger_pb2_grpc.LedgerServiceStub(channel).CreateTransfers(request, timeout=5)) == first
+    lookup = ledger_pb2.LookupAccountsRequest(ids=[one, two])
+    found = ask(cluster, lambda channel: ledger_pb2_grpc.LedgerServiceStub(channel).LookupAccounts(lookup, timeout=5))
+    assert [account.debits_posted.low for account in found.accounts] == [2, 0]
 
 
 def test_tokens_grow_over_a_restart_of_the_whole_cluster(cluster: LocalCluster) -> None:
     """After kill -9 of every node the next grant has a greater token than any before."""
-
-    def grant() -> int:
-        channel, sessions, locks = stubs(cluster.wait_leader().address)
-        with channel:
-            session = sessions.OpenSession(session_pb2.OpenSessionRequest(ttl=Duration(seconds=2)), timeout=5).session_id
-            context = common_pb2.RequestContext(session_id=session, request_id=1)
-            wait = lock_pb2.Wait(timeout=Duration(seconds=15))
-            request = lock_pb2.AcquireRequest(context=context, claims=[lock_pb2.Claim(resource="a/b")], wait=wait)
-            return locks.Acquire(request, timeout=20).holds[0].token
-
-    tokens = [grant()]
-    for _ in range(2):
+    tokens: list[int] = []
+    for number in range(3):
+        # Each session outlives the one before, whose expiry frees the lock; none is kept alive.
+        session = open_session(cluster, 5 * (number + 1))
+        tokens.append(acquire(cluster, session, 1, "a/b", wait=20).holds[0].token)
         for node in cluster.nodes:
             node.kill()
         for node in cluster.nodes:
             node.start()
-        tokens.append(grant())
     assert tokens == sorted(set(tokens))
