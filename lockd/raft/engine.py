@@ -173,6 +173,11 @@ class RaftEngine:
         """Add or alter `member`, or `remove` one. Raises NotLeaderError, UnavailableError (the outcome is unknown), RaftError."""
         if (member is None) == (remove is None):
             raise ValueError("either a member to add or alter, or one to remove")
+        if member is not None:
+            try:
+                self._transport.check_address(member.peer_address)
+            except ValueError as error:
+                raise RaftError(str(error)) from None
         deadline = self._loop.time() + timeout
         while True:
             present = {each.id: each for each in self.driver.node.membership.members}
@@ -341,6 +346,7 @@ class RaftEngine:
             return
         if reason is not None:
             _log.error("snapshot at %d failed: %s", meta.index, reason)
+            self._writer.call(lambda: self._store.snapshots.forget(meta))
             self.driver.snapshot_failed(reason)
             return
 
@@ -379,7 +385,7 @@ class RaftEngine:
         self.driver.persisted(number)
 
     def _disk_failed(self, reason: str) -> None:
-        self.driver.fail(f"the disk failed: {reason}")
+        self.driver.fail(reason)
 
     # --- TransportHandler ----------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from lockd.raft.transport_tls import TlsConfig
 
 __all__ = ["EngineConfig"]
 
+MAX_NAME = 255
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -54,6 +56,8 @@ class EngineConfig:
             raise ValueError("give either the members of a new cluster, or addresses to join an existing one at")
         if self.members and self.id not in {member.id for member in self.members}:
             raise ValueError(f"{self.id!r} is not among the members")
+        if max(len(text.encode()) for text in (self.id, self.cluster_id, self.own_address)) > MAX_NAME:
+            raise ValueError(f"ids and addresses may have {MAX_NAME} bytes")
         if len({member.id for member in self.members}) != len(self.members):
             raise ValueError("two members have the same id")
         if self.tls is not None and not all("@" in address for address in self.join):

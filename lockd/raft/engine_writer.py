@@ -83,7 +83,9 @@ class StoreWriter:
                         following()
                         following = None
         except (JournalFailedError, OSError) as error:
-            self._tell(self._failed, str(error))
+            self._tell(self._failed, f"the disk failed: {error}")
+        except Exception as error:  # noqa: BLE001 - a thread that ended in silence would leave every proposal waiting
+            self._tell(self._failed, f"the journal thread ended: {type(error).__name__}: {error}")
 
     def _group(self, first: Write) -> Write | Callable[[], None] | None:
         """Write `first` and all that waits behind it; returns what came next and is no write."""

@@ -131,6 +131,10 @@ class Snapshots:
             sink.abandon()
             raise
 
+    def forget(self, meta: SnapshotMeta) -> None:
+        """Remove what a `write` that failed may have left. Raises OSError."""
+        self.drop(snapshot_name(CURRENT, meta.index, meta.term) + UNFINISHED)
+
     def publish(self, meta: SnapshotMeta) -> None:
         """Let what `write` wrote be the snapshot that counts, and remove the older ones. Raises OSError."""
         name = snapshot_name(CURRENT, meta.index, meta.term)

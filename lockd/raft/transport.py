@@ -8,6 +8,7 @@ is counted.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -32,9 +33,11 @@ from lockd.raft.envelope import (
 from lockd.raft.journal_format import JournalError
 from lockd.raft.snapshots import SnapshotReceiver
 from lockd.raft.transport_peer import JOIN_METHOD, SNAPSHOT_METHOD, OutgoingPeer
-from lockd.raft.transport_tls import TlsConfig, check_loopback, identities
+from lockd.raft.transport_tls import TlsConfig, check_loopback, host_of, identities
 
 __all__ = ["TlsConfig", "Transport", "TransportHandler"]
+
+_log = logging.getLogger(__name__)
 
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
@@ -172,19 +175,30 @@ class Transport:
         peers = self._peers
         for message in messages:
             peer = peers.get(message.to)
-            if peer is None:
-                address = self._learned.get(message.to)
-                if address is None:
-                    continue
-                peer = self._connect(message.to, address)
-            peer.send(message)
+            if peer is None and message.to in self._learned:
+                peer = self._connect(message.to, self._learned[message.to])
+            if peer is not None:
+                peer.send(message)
 
-    def _connect(self, peer: ReplicaId, address: str) -> OutgoingPeer:
+    def check_address(self, address: str) -> None:
+        """Whether peers can be reached there at all. Raises ValueError with the reason."""
+        if self._tls is None:
+            check_loopback(address)
+        else:
+            host_of(address)
+
+    def _connect(self, peer: ReplicaId, address: str) -> OutgoingPeer | None:
         known = self._peers.get(peer)
         if known is not None:
             if known.address == address:
                 return known
             self._part(peer)
+        try:
+            self.check_address(address)
+        except ValueError as error:
+            # It may stand in a membership that was agreed on before: that is no reason for this replica to fail.
+            _log.error("no connection to %s: %s", peer, error)
+            return None
         made = OutgoingPeer(self._preamble_to(peer), peer, address, self._channel, self._handler.unreachable)
         self._peers[peer] = made
         return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ __all__ = ["ChannelFactory", "OutgoingPeer", "PeerLimits"]
 STREAM_METHOD = "/lockd.raft.v1.Peer/Stream"
 SNAPSHOT_METHOD = "/lockd.raft.v1.Peer/Snapshot"
 JOIN_METHOD = "/lockd.raft.v1.Peer/Join"
+
+_log = logging.getLogger(__name__)
 
 MESSAGE_OVERHEAD = 128
 CONNECT_TIMEOUT = 2.0
@@ -111,6 +114,8 @@ class OutgoingPeer:
                 self._learn_epoch(error)
             except (TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError):
                 pass
+            except ValueError as error:
+                _log.error("cannot speak to %s: %s", self.peer, error)
             self.connected = False
             self._down = True
             self.dropped += len(self._queue)

@@ -11,7 +11,7 @@ import pytest
 from lockd.raft.core.types import Member, ReplicaId
 from lockd.raft.driver_io import DriverConfig
 from lockd.raft.engine import RaftEngine
-from lockd.raft.envelope import MAX_ENTRY
+from lockd.raft.envelope import MAX_ENTRY, JoinRequest
 from lockd.raft.port import NotLeaderError, OverloadedError, RaftError, UnavailableError
 from tests.unit.raft_shell.cluster import SMALL_LOG, Appender, Cluster, until
 
@@ -235,6 +235,21 @@ async def test_members_are_removed_and_leadership_is_handed_over(tmp_path: Path)
             await engine.change_member(Member(ReplicaId("d"), "127.0.0.1:1", "d"), timeout=1)
         with pytest.raises(ValueError, match="either a member"):
             await engine.change_member(None)
+
+
+async def test_an_address_that_peers_cannot_use_is_refused(tmp_path: Path) -> None:
+    """Without TLS no member outside this machine can be added, by order or by its own request; the cluster is not harmed by the attempt."""
+    async with Cluster(tmp_path, "a") as cluster:
+        leader = await cluster.leader()
+        engine = cluster.engines[leader]
+        for address in ("10.1.1.1:7000", "nowhere"):
+            with pytest.raises(RaftError, match="address"):
+                await engine.change_member(Member(ReplicaId("d"), address, "d", voter=False))
+            reply = await engine.join(JoinRequest("test", Member(ReplicaId("d"), address, "d", voter=False), promote=False))
+            assert reply.membership is None
+            assert "address" in reply.reason
+        await cluster.commit(b"x")
+        assert len(engine.status().membership.members) == 1
 
 
 async def test_too_much_at_once_is_refused_and_not_appended(tmp_path: Path) -> None:
