@@ -167,6 +167,9 @@ class HoldTable:
         holding.permits += want.permits
         holding.count += 1
         lock.used += want.permits
+        if session.waits:
+            # The permits of several grants add up: somebody may now wait for this session who did not before.
+            self.refile(session, lock)
         resource = lock.name
         mode = LockMode.SHARED
         moment.events.append(
