@@ -81,19 +81,21 @@ def two_phase(ids: list[int], batches: int) -> Iterator[bytes]:
         yield b"".join(events)
 
 
-def measure(ledger: Ledger, batches: list[bytes]) -> tuple[float, float]:
-    """Transfers a second: in the fastest batch, and over all of them."""
+def measure(ledger: Ledger, batches: list[bytes]) -> tuple[float, float, float]:
+    """Transfers a second: in the fastest batch, over all of them, and over all of them by CPU time (on a busy machine they differ)."""
     times = []
     gc.collect()
+    cpu = time.process_time()
     for index, packed in enumerate(batches, start=2):
         begun = time.perf_counter()
         outcome = ledger.create_transfers(packed, log_time=START + index * 1_000_000, index=index)
         times.append(time.perf_counter() - begun)
         if outcome.refusal is not None or len(outcome.results) != len(packed) // 8:
             raise RuntimeError(f"the batch was refused: {outcome.refusal}")
+    cpu = time.process_time() - cpu
     ledger.check_invariants()
     count = len(batches[0]) // 128
-    return count / min(times), count * len(batches) / sum(times)
+    return count / min(times), count * len(batches) / sum(times), count * len(batches) / cpu
 
 
 Question = tuple[str, Callable[[], Ledger], Callable[[int], Iterator[bytes]]]
@@ -123,18 +125,19 @@ def main() -> int:
         batches = list(make(arguments.batches))
         rounds = [measure(fresh(), batches) for _ in range(arguments.rounds)]
         for metric, value in (
-            ("fastest batch", max(fastest for fastest, _ in rounds)),
-            ("all batches, best round", max(mean for _, mean in rounds)),
+            ("fastest batch", max(answer[0] for answer in rounds)),
+            ("all batches, best round", max(answer[1] for answer in rounds)),
+            ("all batches, CPU time", max(answer[2] for answer in rounds)),
         ):
             if arguments.json:
-                answer = {
+                line = {
                     "question": question,
                     "system": "lockd ledger machine",
                     "metric": metric,
                     "value": round(value),
                     "unit": "transfers/s",
                 }
-                print(json.dumps(answer))
+                print(json.dumps(line))
             else:
                 print(f"{question:66} {metric:24} {value:>12,.0f} transfers/s")
     return 0
