@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.sim.faults import PROFILES, plan
+from tests.sim.plans import PROFILES, plan
 from tests.sim.run import minimise, report, run
 
 CHUNK = 50

@@ -1,20 +1,21 @@
-"""The simulated cluster: replicas, network, clients, and what is checked at the end."""
+"""The simulated cluster: replicas, network, workload, and what is checked at the end."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from lockd.raft.core.config import Config
 from lockd.raft.core.types import InstallSnapshot, Member, Membership, ReplicaId, Role, SnapshotMeta
 from lockd.raft.driver import Driver, DriverConfig
-from tests.sim.clients import Answer, Client
-from tests.sim.history import History
 from tests.sim.invariants import Invariants, Shadow
 from tests.sim.network import Network
-from tests.sim.replica import CheckedNode, Replica
+from tests.sim.probe import CheckedNode
+from tests.sim.replica import Application, Replica
 from tests.sim.storage import JournalStorage, ModelStorage, Storage
+from tests.sim.workload_register import RegisterWorkload
 from tests.sim.world import MS, SECOND, SimulationError, World
 
 
@@ -51,8 +52,27 @@ class Parts:
     dedup: bool = True
 
 
+class Workload(Protocol):
+    """What the cluster is used for: clients, the application behind the log, and the judgement of what they saw."""
+
+    def start(self) -> None:
+        """The clients begin."""
+
+    def urge(self, more: int, think: int) -> None:
+        """Every client gets so many more operations, and thinks so long between them."""
+
+    def application(self, replica: Replica) -> Application:
+        """What a starting replica runs."""
+
+    def final(self, replicas: Sequence[Replica]) -> None:
+        """Judge the states of the members after convergence."""
+
+    def count(self, statistics: Counter[str]) -> None:
+        """Add what happened."""
+
+
 class Cluster:
-    """All replicas of one run (protocol `tests.sim.clients.Service`)."""
+    """All replicas of one run."""
 
     def __init__(self, seed: int, setup: Setup, parts: Parts | None = None) -> None:
         parts = parts or Parts()
@@ -60,11 +80,8 @@ class Cluster:
         self.rng = self.world.rng
         self.setup = setup
         self.seed = seed
-        self.node_class = parts.node
-        self.driver_class = parts.driver
-        self.dedup = parts.dedup
+        self.parts = parts
         self.invariants = Invariants()
-        self.history = History()
         self.network = Network(self.world, self._arrive)
         self.durable: dict[str, Shadow] = {}
         self.statistics: Counter[str] = Counter()
@@ -74,20 +91,12 @@ class Cluster:
         self.owed_changes: set[tuple[str, int, int, int]] = set()
         """Membership changes whose end has not been told yet: (replica, its life, ...)."""
         self._next_name = 1
-        self._values: dict[int, int] = {}
         members = [self._member(self._new_name(), voter=True) for _ in range(setup.voters)]
         members += [self._member(self._new_name(), voter=False) for _ in range(setup.learners)]
         self.genesis = SnapshotMeta(0, 0, Membership(tuple(sorted(members, key=lambda member: member.id))))
         for member in self.genesis.membership.members:
             self._add_replica(member.id, self.genesis)
-        self.clients = [Client(self.world, self, self.history, session, self.rng, self._wall) for session in range(1, setup.clients + 1)]
-        for client in self.clients:
-            client.budget = setup.operations
-            client.until = setup.duration
-            client.reads = setup.reads
-            client.think = setup.think
-            client.padding = setup.padding
-            client.loss = setup.loss
+        self.workload: Workload = RegisterWorkload(self)
 
     # --- building ---------------------------------------------------------------------------------------------------------------------
 
@@ -125,17 +134,17 @@ class Cluster:
             max_inflight_messages=self.setup.max_inflight_messages,
         )
 
-    def _wall(self) -> int:
+    def wall(self) -> int:
+        """The wall clock, which may jump."""
         return max(0, self.world.now + self.wall_skew)
 
     def start(self) -> None:
-        """Start every replica and every client."""
+        """Start every replica, and the workload."""
         for replica in self.replicas.values():
             replica.start()
-        for client in self.clients:
-            client.start()
+        self.workload.start()
 
-    # --- the network's and the clients' side --------------------------------------------------------------------------------------------
+    # --- the network's side --------------------------------------------------------------------------------------------
 
     def _arrive(self, _sender: str, to: str, message: object) -> None:
         replica = self.replicas.get(to)
@@ -147,31 +156,6 @@ class Cluster:
         replica = self.replicas.get(message.to)
         if replica is not None and replica.up and not self.network.is_cut(sender, message.to):
             replica.snapshot_arrives(message, raw)
-
-    def nodes(self) -> list[str]:
-        """Every name there is, up or not."""
-        return list(self.replicas)
-
-    def write(self, node: str, data: bytes, answer: Answer) -> None:
-        """A client's request arrives."""
-        replica = self.replicas.get(node)
-        if replica is not None:
-            replica.client_writes(data, answer)
-
-    def read(self, node: str, answer: Answer) -> None:
-        """A client's request arrives."""
-        replica = self.replicas.get(node)
-        if replica is not None:
-            replica.client_reads(answer)
-
-    def restored(self, replica: Replica, index: int) -> None:
-        """A replica's state was replaced by a snapshot: it must be a prefix of the order, and belong to `index`."""
-        writes = replica.machine.writes
-        if writes != self.history.order[: len(writes)]:
-            raise SimulationError("state machine safety", f"{replica.name} restored a state at {index} that is not a prefix of the order")
-        known = self._values.setdefault(index, len(writes))
-        if known != len(writes) or replica.machine.applied > index:
-            raise SimulationError("state machine safety", f"{replica.name} restored {len(writes)} writes at {index}, others {known}")
 
     # --- views ------------------------------------------------------------------------------------------------------------------------
 
@@ -198,8 +182,9 @@ class Cluster:
                 return f"{member.id} is down"
             if replica.driver.applied != node.last_index:
                 return f"{member.id} has applied {replica.driver.applied} of {node.last_index}"
-            if replica.waiting or replica.reading:
-                return f"{member.id} owes answers to {len(replica.waiting)} writes and {len(replica.reading)} reads"
+            owed = replica.app.owes()
+            if owed is not None:
+                return f"{member.id} owes answers to {owed}"
         for name, life, *_ in sorted(self.owed_changes):
             if self.replicas[name].life == life:
                 return f"{name} owes the end of a membership change"
@@ -240,16 +225,8 @@ class Cluster:
             raise SimulationError("convergence", f"{within // MS} ms after healing: {reason}")
         leader = self.leader()
         assert leader is not None
-        dumps = set()
-        for member in leader.driver.node.membership.members:
-            machine = self.replicas[member.id].machine
-            self.history.final(member.id, machine.writes)
-            dumps.add((tuple(sorted(machine.sessions.items())), machine.log_time))
-        if len(dumps) != 1:
-            raise SimulationError("state machine safety", f"{len(dumps)} different final states")
-        self.statistics["writes acknowledged"] += len(self.history.acknowledged)
-        self.statistics["reads answered"] += self.history.reads
-        self.statistics["operations given up"] += sum(client.given_up for client in self.clients)
+        self.workload.final([self.replicas[member.id] for member in leader.driver.node.membership.members])
+        self.workload.count(self.statistics)
         self.statistics["elections"] += self.invariants.elections
         self.statistics["entries committed"] += self.invariants.frontier
         self.statistics["messages"] += self.network.carried

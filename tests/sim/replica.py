@@ -1,7 +1,7 @@
 """One simulated replica: the production `Driver` and `Node` on a simulated clock, disk and network.
 
-This is the simulation's `DriverIO`. It also shows everything that happens to the `Invariants`: the node is a subclass that looks at each
-output, and what is written and sent is looked at where it passes.
+This is the simulation's `DriverIO`. It also shows what is sent and written to the invariants where it passes (see `tests.sim.probe`). What
+the replica is a replica of is an `Application`.
 """
 
 from __future__ import annotations
@@ -9,35 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from lockd.raft.core.config import CoreInvariantError
-from lockd.raft.core.membership import decode_membership
-from lockd.raft.core.node import Node
-from lockd.raft.core.types import (
-    AppendReply,
-    Entry,
-    EntryKind,
-    Input,
-    InstallSnapshot,
-    Membership,
-    Message,
-    Nanos,
-    Output,
-    ProposeMembership,
-    Read,
-    Receive,
-    ReplicaId,
-    Restored,
-    Role,
-    SnapshotMeta,
-    Write,
-)
-from lockd.raft.port import Committed, NotLeaderError, RaftError, SnapshotWriter
-from tests.sim.clients import Answer
+from lockd.raft.core.types import InstallSnapshot, Membership, Message, Nanos, ReplicaId, SnapshotMeta, Write
+from lockd.raft.port import SnapshotWriter, StateMachine
 from tests.sim.disk import PowerCutError
-from tests.sim.invariants import Shadow
-from tests.sim.register import Register
+from tests.sim.probe import Probe
 from tests.sim.storage import STORAGE_ERRORS, Storage
 from tests.sim.world import MS, US, SimulationError
 
@@ -47,108 +25,15 @@ if TYPE_CHECKING:
 PPM = 1_000_000
 
 
-class CheckedNode(Node):
-    """The production node, with every step shown to the invariants."""
+class Application(Protocol):
+    """What one process life of a replica runs on top of its driver."""
 
-    probe: Probe
+    @property
+    def machine(self) -> StateMachine:
+        """What the driver applies entries to."""
 
-    def step(self, now: Nanos, input: Input) -> Output:  # noqa: A002
-        """Step, and look."""
-        probe = self.probe
-        was_leader, before = self.role is Role.LEADER, self.term
-        output = super().step(now, input)
-        probe.stepped(self, input, output, was_leader=was_leader, term_before=before)
-        return output
-
-
-class Probe:
-    """What is remembered of one process life, to judge the next step by."""
-
-    __slots__ = ("applied", "commit", "contexts", "durable", "log", "matches", "memberships", "replica")
-
-    def __init__(self, replica: Replica, restored: Restored) -> None:
-        self.replica = replica
-        self.applied = restored.snapshot.index
-        self.commit = restored.snapshot.index
-        snapshot, terms = restored.snapshot, [entry.term for entry in restored.entries]
-        self.log = Shadow(snapshot.index, snapshot.term, list(terms), restored.hard_state)
-        self.durable = Shadow(snapshot.index, snapshot.term, terms, restored.hard_state)
-        self.contexts: dict[int, int] = {}
-        """Reads by context: what was committed when they were asked for."""
-        self.matches: dict[str, tuple[int, int]] = {}
-        """As leader: (term, match) of each peer."""
-        self.memberships = [(snapshot.index, snapshot.membership)]
-        """What the log says, by index: the last is in force, committed or not."""
-        self._add_memberships(restored.entries)
-
-    def _add_memberships(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if entry.kind is EntryKind.MEMBERSHIP:
-                self.memberships.append((entry.index, decode_membership(entry.data)))
-
-    def _follow_memberships(self, write: Write) -> None:
-        if write.snapshot is not None:
-            self.memberships = [(write.snapshot.index, write.snapshot.membership)]
-        if write.entries:
-            first = write.entries[0].index
-            while len(self.memberships) > 1 and self.memberships[-1][0] >= first:
-                self.memberships.pop()
-            self._add_memberships(write.entries)
-
-    def stepped(self, node: Node, item: Input, output: Output, *, was_leader: bool, term_before: int) -> None:
-        """Look at one step."""
-        replica = self.replica
-        cluster = replica.cluster
-        invariants = cluster.invariants
-        name = replica.name
-        if type(item) is Read:
-            self.contexts[item.context] = invariants.frontier
-        if node.term < term_before:
-            raise SimulationError("terms never go back", f"{name} went from term {term_before} to {node.term}")
-        leads = node.role is Role.LEADER
-        if leads and not (was_leader and node.term == term_before):
-            invariants.became_leader(name, node.term, self.log, node.membership, self.durable.hard_state)
-            cluster.world.note("LEADER", name, f"term {node.term}")
-        if output.role is not None:
-            invariants.follows(name, node.leader, node.term)
-        commit, commit_before = node.commit, self.commit
-        if commit != self.commit:
-            if commit < self.commit:
-                raise SimulationError("commit never goes back", f"{name} went from {self.commit} to {commit}")
-            if leads or (was_leader and node.term == term_before):
-                invariants.leader_committed(name, node.term, commit, node.term_at(commit), node.membership, cluster.durable)
-            elif commit > invariants.frontier:
-                raise SimulationError("followers commit what leaders committed", f"{name} commits {commit}, leaders {invariants.frontier}")
-            self.commit = commit
-        same_reign = was_leader and leads and node.term == term_before
-        if output.write is not None:
-            write = output.write
-            invariants.appended(name, write, self.log, commit_before, leads=same_reign)
-            if type(item) is ProposeMembership:
-                invariants.changing(name, write, self.log, commit_before, node.term, self.memberships[-1][0])
-            self.log.carry_out(write)
-            self._follow_memberships(write)
-            if node.membership != self.memberships[-1][1]:
-                raise SimulationError("membership is the log's", f"{name} is in {node.membership}, its log says {self.memberships[-1]}")
-        if type(item) is Receive and same_reign and type(item.message) is AppendReply:
-            peer = item.message.sender
-            progress = node.progress.get(peer)
-            if progress is not None:
-                term, before = self.matches.get(peer, (0, 0))
-                before = before if term == node.term else 0
-                match = progress.match
-                if match != before:
-                    invariants.believes(name, node.term, peer, match, node.term_at(match), before, cluster.durable.get(peer))
-                    self.matches[peer] = (node.term, match)
-        if output.install is not None:
-            self.applied = output.install.index
-        if output.committed:
-            self.applied = invariants.handed_out(name, output.committed, self.applied, self.durable)
-        if output.reads:
-            for state in output.reads:
-                floor = self.contexts.pop(state.context, 0)
-                if state.index < floor:
-                    raise SimulationError("read index", f"{name} may read at {state.index}; {floor} was committed before it asked")
+    def owes(self) -> str | None:
+        """Whom answers are owed to at this moment; None if nobody."""
 
 
 class Replica:
@@ -165,10 +50,7 @@ class Replica:
         self.paused = False
         self.expect_failure = False
         self.probe: Probe | None = None
-        self.machine = Register()
-        self.waiting: dict[int, Answer] = {}
-        self.reading: dict[int, Answer] = {}
-        self._read_number = 0
+        self.app: Application
         self._held: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._in_flight: list[Write] = []
         self._queue: list[Write] = []
@@ -216,15 +98,11 @@ class Replica:
             cluster.invariants.restarted(self.name, previous.durable, self.probe.durable, self._in_flight)
         cluster.invariants.matching(self.name, restored.snapshot.term, restored.entries)
         cluster.durable[self.name] = self.probe.durable
-        self.machine = machine = Register()
-        machine.dedup = cluster.dedup
-        machine.on_applied = self._applied
-        machine.on_abandoned = self._abandoned
-        machine.on_restored = self._restored
+        self.app = cluster.workload.application(self)
         config = cluster.node_config(self)
-        node = cluster.node_class(self.id, restored, self.now(), config)
+        node = cluster.parts.node(self.id, restored, self.now(), config)
         node.probe = self.probe
-        self.driver = cluster.driver_class(node, restored, machine, self, cluster.driver_config)
+        self.driver = cluster.parts.driver(node, restored, self.app.machine, self, cluster.driver_config)
         self.world.note("START", self.name, restored.hard_state, f"log {restored.snapshot.index}+{len(restored.entries)}")
         try:
             self.driver.start()
@@ -250,8 +128,6 @@ class Replica:
         self._wake_at = self._wake_event = None
         self._soon = self.paused = self.expect_failure = False
         self._held.clear()
-        self.waiting.clear()
-        self.reading.clear()
 
     def pause(self) -> None:
         """SIGSTOP: nothing is handled until `resume`; it all waits."""
@@ -265,9 +141,9 @@ class Replica:
         self.paused = False
         held, self._held = self._held, []
         for action, arguments in held:
-            self._event(self.life, action, *arguments)
+            self.event(self.life, action, *arguments)
 
-    def _event(self, life: int, action: Callable[..., None], *arguments: object) -> None:
+    def event(self, life: int, action: Callable[..., None], *arguments: object) -> None:
         """An event for one process life: dropped if that is over, held while paused."""
         if life != self.life or not self.up:
             return
@@ -280,8 +156,9 @@ class Replica:
             self.crash(power=True, within=True)
             self.world.after(5 * MS + int(self.cluster.rng.random() * 400 * MS), self._start_again, self.life)
 
-    def _later(self, delay: int, action: Callable[..., None], *arguments: object) -> None:
-        self.world.after(delay, self._event, self.life, action, *arguments)
+    def later(self, delay: int, action: Callable[..., None], *arguments: object) -> None:
+        """An event of this process life, after `delay` nanoseconds of true time."""
+        self.world.after(delay, self.event, self.life, action, *arguments)
 
     # --- clock ------------------------------------------------------------------------------------------------------------------------
 
@@ -309,7 +186,7 @@ class Replica:
         if life != self.life or event != self._wake_event:
             return
         self._wake_event = None
-        self._event(life, self._tick)
+        self.event(life, self._tick)
 
     def _tick(self) -> None:
         at = self._wake_at
@@ -333,14 +210,14 @@ class Replica:
             if message.sender != self.id:
                 raise SimulationError("sender", f"{self.name} sends {message}")
             if not cluster.network.send(self.name, message.to, message) and cluster.rng.random() < 0.2:
-                self._later(MS, self._unreachable, message.to)
+                self.later(MS, self._unreachable, message.to)
 
     def _unreachable(self, peer: ReplicaId) -> None:
         self.driver.unreachable(peer)
 
     def arrive(self, message: Message) -> None:
         """From the network."""
-        self._event(self.life, self._receive, message)
+        self.event(self.life, self._receive, message)
 
     def _receive(self, message: Message) -> None:
         self.world.note("RECV", self.name, message)
@@ -361,7 +238,7 @@ class Replica:
     def _later_disk(self, action: Callable[..., None], *arguments: object) -> None:
         delay = self.disk_min + int(self.cluster.rng.random() * (self.disk_max - self.disk_min))
         # The disk works on while the process is stopped, but nobody hears of it.
-        self._later(delay, action, *arguments)
+        self.later(delay, action, *arguments)
 
     def _end_write(self) -> None:
         writes = self._writing
@@ -426,7 +303,7 @@ class Replica:
         """Flush when what is due now has been handled."""
         if not self._soon:
             self._soon = True
-            self._later(0, self._flush)
+            self.later(0, self._flush)
 
     def _flush(self) -> None:
         self._soon = False
@@ -464,7 +341,7 @@ class Replica:
             raw = self.storage.snapshot_file(message.meta)
         except (ValueError, KeyError, *STORAGE_ERRORS) as error:
             if self.expect_failure:
-                self._later(MS, self._streamed, message.to, message.meta.index, False)
+                self.later(MS, self._streamed, message.to, message.meta.index, False)
                 return
             raise SimulationError("snapshots can be read", f"{self.name}: {message.meta}: {error}") from None
         self.world.note("STREAM", self.name, message)
@@ -476,14 +353,14 @@ class Replica:
             self.world.after(duration, cluster.snapshot_arrives, self.name, message, raw)
         if chance() < 0.2:  # a stream that the sender took for broken, or one of an earlier attempt, comes to its end much later
             self.world.after(duration + int(chance() * 500 * MS), cluster.snapshot_arrives, self.name, message, raw)
-        self._later(duration + 2 * MS, self._streamed, message.to, message.meta.index, arrived)
+        self.later(duration + 2 * MS, self._streamed, message.to, message.meta.index, arrived)
 
     def _streamed(self, to: ReplicaId, index: int, arrived: bool) -> None:
         self.driver.snapshot_sent(to, index, arrived)
 
     def snapshot_arrives(self, message: InstallSnapshot, raw: bytes) -> None:
         """A whole file came in."""
-        self._event(self.life, self._receive_snapshot, message, raw)
+        self.event(self.life, self._receive_snapshot, message, raw)
 
     def _receive_snapshot(self, message: InstallSnapshot, raw: bytes) -> None:
         if self.driver.failed is not None:
@@ -508,63 +385,3 @@ class Replica:
         """The driver gave up."""
         if isinstance(error, CoreInvariantError) or not self.expect_failure:
             raise SimulationError("no internal error", f"{self.name}: {reason}") from error
-
-    # --- the application's side ---------------------------------------------------------------------------------------------------------
-
-    def client_writes(self, data: bytes, answer: Answer) -> None:
-        """A client's request to write."""
-        self._event(self.life, self._propose, data, answer)
-
-    def _propose(self, data: bytes, answer: Answer) -> None:
-        try:
-            ticket = self.driver.propose(data)
-        except NotLeaderError as refusal:
-            answer("not leader", refusal.leader.id if refusal.leader else None)
-        except RaftError:
-            answer("refused", None)
-        else:
-            self.waiting[ticket] = answer
-            self.cluster.statistics["proposals"] += 1
-
-    def client_reads(self, answer: Answer) -> None:
-        """A client's request to read."""
-        self._event(self.life, self._read, answer)
-
-    def _read(self, answer: Answer) -> None:
-        self._read_number += 1
-        number = self._read_number
-
-        def confirmed(index: int | None) -> None:
-            if self.reading.pop(number, None) is None:
-                raise SimulationError("one answer", f"{self.name} answers read {number} twice")
-            if index is None:
-                answer("unknown", None)
-            else:
-                answer("ok", self.machine.value)
-
-        self.reading[number] = answer
-        try:
-            self.driver.read(confirmed)
-        except RaftError:
-            del self.reading[number]
-            answer("refused", None)
-
-    def _applied(self, entry: Committed, result: int, fresh: bool) -> None:
-        if fresh:
-            self.cluster.history.executed(self.name, self.machine.writes[-1], result)
-        if entry.ticket is not None:
-            answer = self.waiting.pop(entry.ticket, None)
-            if answer is None:
-                raise SimulationError("one answer", f"{self.name} applies ticket {entry.ticket}, which nobody holds")
-            answer("ok", result)
-
-    def _abandoned(self, tickets: Sequence[int]) -> None:
-        self.cluster.statistics["abandoned"] += len(tickets)
-        for ticket in tickets:
-            answer = self.waiting.pop(ticket, None)
-            if answer is None:
-                raise SimulationError("one answer", f"{self.name} abandons ticket {ticket}, which nobody holds")
-            answer("unknown", None)
-
-    def _restored(self, index: int) -> None:
-        self.cluster.restored(self, index)

@@ -15,7 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from tests.sim.cluster import Cluster, Parts
-from tests.sim.faults import Fault, Nemesis, Plan, plan, without
+from tests.sim.faults import Nemesis
+from tests.sim.plans import Fault, Plan, plan, without
 from tests.sim.world import MS, SECOND, SimulationError
 
 CONVERGE_WITHIN = 6 * SECOND

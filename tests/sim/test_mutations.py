@@ -6,7 +6,8 @@ import pytest
 
 from lockd.raft.core import node as core_node
 from lockd.raft.core import replication
-from tests.sim.mutations import MAX_SEEDS, MUTATIONS, Edit, Mutation, hunt, report, switched_on
+from tests.sim.mutation_list import MUTATIONS, Edit, Mutation
+from tests.sim.mutations import MAX_SEEDS, hunt, report, switched_on
 
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
 

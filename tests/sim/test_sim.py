@@ -11,8 +11,9 @@ import pytest
 
 from lockd.raft.journal_format import JournalError
 from tests.sim.cluster import Cluster, Setup
-from tests.sim.faults import Fault, Plan, plan
-from tests.sim.mutations import MUTATIONS, switched_on
+from tests.sim.mutation_list import MUTATIONS
+from tests.sim.mutations import switched_on
+from tests.sim.plans import Fault, Plan, plan
 from tests.sim.run import CONVERGE_WITHIN, check, minimise, report, run
 from tests.sim.storage import JournalStorage
 from tests.sim.world import MS, SECOND
@@ -83,8 +84,8 @@ def test_a_follower_that_comes_back_does_not_disturb_the_leader() -> None:
         leader = cluster.leader()
         assert leader is not None
         term = leader.driver.node.term
-        follower = next(name for name in cluster.nodes() if name != leader.name)
-        cluster.network.partition([follower], [name for name in cluster.nodes() if name != follower])
+        follower = next(name for name in cluster.replicas if name != leader.name)
+        cluster.network.partition([follower], [name for name in cluster.replicas if name != follower])
         cluster.world.run_until(3 * SECOND // 2)
         cluster.heal()
         cluster.converge(CONVERGE_WITHIN)
@@ -100,7 +101,7 @@ def test_a_leader_that_hears_nobody_stops_leading() -> None:
         cluster.world.run_until(SECOND // 2)
         leader = cluster.leader()
         assert leader is not None
-        cluster.network.partition([leader.name], [name for name in cluster.nodes() if name != leader.name])
+        cluster.network.partition([leader.name], [name for name in cluster.replicas if name != leader.name])
         cluster.world.run_until(SECOND)
         assert leader.driver.node.role.value != "leader", f"seed {seed}"
         assert cluster.leader() is not None, f"seed {seed}: the majority has no leader"
