@@ -13,7 +13,7 @@ import pytest
 
 from lockd.raft.core.types import ReplicaId, Role
 from lockd.raft.disk import MemoryDisk
-from lockd.raft.pysyncobj_engine import logfile
+from lockd.raft.pysyncobj_engine import PySyncObjEngine, logfile
 from lockd.raft.pysyncobj_engine.logfile import LogFile
 from lockd.raft.pysyncobj_engine.settings import Settings
 from lockd.raft.pysyncobj_engine.storage import recover
@@ -274,6 +274,27 @@ async def test_a_follower_asks_its_leader_for_a_barrier(bench: Bench) -> None:
     assert answers == [4]
     await bench.hear(C, 2, Append(2, 1, 1, 0, []))
     assert answers == [4, 0]
+
+
+async def test_a_barrier_returns_when_its_index_is_applied_here(bench: Bench) -> None:
+    """The leader's answer alone is not enough: the entries up to it must have been applied on the replica that reads."""
+    engine = PySyncObjEngine(bench.settings, bench.machine)
+    engine._turns = bench.turns
+    await bench.hear(B, 1, Append(1, 1, 1, 0, entries(3)))
+    await bench.write()
+    reading = asyncio.ensure_future(engine.read_barrier(20.0))
+    await bench.settle()
+    ((_, asked),) = bench.bodies(BarrierRequest)
+    assert isinstance(asked, BarrierRequest)
+    await bench.hear(B, 1, BarrierReply(asked.context, 4))
+    done = [reading.done()]
+    await bench.hear(B, 1, Append(1, 3, 4, 1, []))
+    done.append(reading.done())
+    await bench.hear(B, 1, Append(1, 4, 4, 1, []))
+    done.append(reading.done())
+    assert done == [False, False, True]
+    assert await reading == 4
+    assert len(bench.machine.rows) == 3
 
 
 async def test_an_entry_is_applied_once_even_if_that_raises(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
