@@ -1,0 +1,228 @@
+# ruff: noqa: S311 - chance is seeded here, and protects nothing
+"""A TCP proxy that plays a bad network: `python -m chaos.proxy SEED`, ruled by JSON lines on its input, gone when that ends.
+
+In front of each node's ports; no privileges are needed. Who connects is found by the process that owns the other end of the connection
+(/proc), so that all nodes share one membership and each direction between two of them is still a link of its own. A cut link does what a
+cut cable does: bytes, connection attempts and ends of connections wait, nobody is told, and what waited arrives after the heal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+CLIENT: Final = "client"
+"""Who is none of the nodes."""
+_CHUNK: Final = 1 << 16
+_QUEUE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to bytes on a link.
+
+    Attributes:
+        cut: Nothing passes.
+        delay: Seconds that everything takes longer.
+        jitter: Up to so many seconds more, by chance; the order is kept.
+        rate: Bytes a second; 0: as many as there are.
+        loss: Probability, for each piece, that the connection is reset instead.
+    """
+
+    cut: bool = False
+    delay: float = 0.0
+    jitter: float = 0.0
+    rate: float = 0.0
+    loss: float = 0.0
+
+
+_CLEAR: Final = Rule()
+
+
+def link(source: str, target: str) -> str:
+    """The name of a link in one direction."""
+    return f"{source}>{target}"
+
+
+def owner(peer_port: int, own_port: int, pids: dict[str, int]) -> str:
+    """Which node's process owns the end `peer_port` of a loopback connection to `own_port`; CLIENT if none does."""
+    inode = ""
+    for table, ends in (
+        ("/proc/net/tcp", ("0100007F:%04X", "0100007F:%04X")),
+        ("/proc/net/tcp6", ("0000000000000000FFFF00000100007F:%04X", "0000000000000000FFFF00000100007F:%04X")),
+    ):
+        wanted = f"{ends[0] % peer_port} {ends[1] % own_port}"
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii").splitlines():
+                if wanted in line:
+                    inode = line.split()[9]
+    if not inode:
+        return CLIENT
+    for name, pid in pids.items():
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(entry.path) == f"socket:[{inode}]":
+                        return name
+    return CLIENT
+
+
+class _Connection:
+    """One proxied connection: two pumps."""
+
+    def __init__(self, net: Network, source: str, target: str, inner: asyncio.StreamWriter) -> None:
+        self.source = source
+        self.target = target
+        self._net = net
+        self._writers = [inner]
+
+    async def run(self, reader: asyncio.StreamReader, port: int) -> None:
+        """Connect and carry until both directions have ended."""
+        net = self._net
+        await net.open_link(link(self.source, self.target))
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            self.reset()
+            return
+        self._writers.append(far_writer)
+        inner = self._writers[0]
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, far_writer, link(self.source, self.target)))
+                group.create_task(self._pump(far_reader, inner, link(self.target, self.source)))
+        except* OSError:
+            pass
+        finally:
+            self.reset()
+
+    def reset(self) -> None:
+        """Both ends see the connection break."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUE)
+        read = asyncio.create_task(self._read(reader, queue, name))
+        try:
+            await self._write(writer, queue, name)
+        finally:
+            read.cancel()
+
+    async def _read(self, reader: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await reader.read(_CHUNK)
+            except OSError:
+                data = b""
+            rule = self._net.rule(name)
+            await queue.put((loop.time() + rule.delay + rule.jitter * self._net.chance.random(), data))
+            if not data:
+                return
+
+    async def _write(self, writer: asyncio.StreamWriter, queue: asyncio.Queue[tuple[float, bytes]], name: str) -> None:
+        net = self._net
+        loop = asyncio.get_running_loop()
+        while True:
+            due, data = await queue.get()
+            if (late := due - loop.time()) > 0:
+                await asyncio.sleep(late)
+            await net.open_link(name)
+            rule = net.rule(name)
+            if rule.loss and net.chance.random() < rule.loss:
+                self.reset()
+                return
+            if not data:
+                if writer.can_write_eof():
+                    writer.write_eof()
+                return
+            if rule.rate:
+                await asyncio.sleep(len(data) / rule.rate)
+            writer.write(data)
+            net.carried[name] = net.carried.get(name, 0) + len(data)
+            await writer.drain()
+
+
+class Network:
+    """All ports, links and rules."""
+
+    def __init__(self, seed: str) -> None:
+        self.chance = random.Random(seed)
+        self.carried: dict[str, int] = {}
+        self._rules: dict[str, Rule] = {}
+        self._changed = asyncio.Event()
+        self._pids: dict[str, int] = {}
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[_Connection] = set()
+
+    def rule(self, name: str) -> Rule:
+        """The rule of a link."""
+        return self._rules.get(name, _CLEAR)
+
+    async def open_link(self, name: str) -> None:
+        """Wait until the link is not cut."""
+        while self.rule(name).cut:
+            await self._changed.wait()
+
+    async def listen(self, name: str, port: int, target: int) -> None:
+        """Stand in front of a node's port. Raises OSError."""
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = writer.get_extra_info("peername")
+            connection = _Connection(self, owner(peer[1], port, self._pids) if peer else CLIENT, name, writer)
+            self._connections.add(connection)
+            try:
+                await connection.run(reader, target)
+            finally:
+                self._connections.discard(connection)
+
+        self._servers.append(await asyncio.start_server(accept, "127.0.0.1", port))
+
+    async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carry one command out; its answer. Raises OSError, KeyError, TypeError for one that cannot be."""
+        for each in command.get("listen", ()):
+            await self.listen(each["name"], each["port"], each["target"])
+        self._pids.update(command.get("pids", {}))
+        if "rules" in command:
+            self._rules = {name: Rule(**rule) for name, rule in command["rules"].items()}
+            self._changed.set()
+            self._changed = asyncio.Event()
+        resets = set(command.get("reset", ()))
+        hit = [c for c in self._connections if {link(c.source, c.target), link(c.target, c.source), "*"} & resets]
+        for connection in hit:
+            connection.reset()
+        return {"reset": len(hit), "carried": self.carried, "connections": sorted(link(c.source, c.target) for c in self._connections)}
+
+
+async def _serve(seed: str) -> None:
+    net = Network(seed)
+    loop = asyncio.get_running_loop()
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    while line := await commands.readline():
+        try:
+            answer = await net.obey(json.loads(line))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(sys.argv[1] if len(sys.argv) > 1 else "0"))
+    # Connections that wait behind a cut are not worth waiting for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
