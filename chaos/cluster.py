@@ -139,11 +139,14 @@ class Cluster:
             for name in self.names:
                 await self.start_node(name)
             self._watchers = [asyncio.create_task(self._watch(name)) for name in self.names]
-            if not await self.wait_leader(_START):
-                raise CannotRunError(f"no leader within {_START:g} s\n" + "\n".join(f"--- {n}\n{v.log()}" for n, v in self.nodes.items()))
+            await self._first_leader()
         except BaseException:
             await self.stop()
             raise
+
+    async def _first_leader(self) -> None:
+        if not await self.wait_leader(_START):
+            raise CannotRunError(f"no leader within {_START:g} s\n" + "\n".join(f"--- {n}\n{v.log()}" for n, v in self.nodes.items()))
 
     async def stop(self) -> None:
         """End everything. Idempotent."""
@@ -152,7 +155,7 @@ class Cluster:
             task.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
         for channel in self._channels.values():
-            await channel.close()
+            await channel.close(None)
         self._channels.clear()
         await asyncio.to_thread(wait_gone, list(self.nodes.values()), 3.0)
         await self._proxy.stop()

@@ -97,7 +97,7 @@ class Node:
         return self.process.pid
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         self.expected_exit = True
         if self.process is not None and self.process.poll() is None:
             self.process.kill()

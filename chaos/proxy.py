@@ -69,7 +69,7 @@ def owner(peer_port: int, own_port: int, pids: dict[str, int]) -> str:
         with contextlib.suppress(OSError):
             for entry in os.scandir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    if os.readlink(entry.path) == f"socket:[{inode}]":
+                    if os.readlink(entry.path) == f"socket:[{inode}]":  # noqa: PTH115 - many, and each as short as can be
                         return name
     return CLIENT
 

@@ -1,0 +1,1 @@
+"""What breaks things: each nemesis strikes, waits, and mends what it broke. `CATALOGUE` names them all."""
