@@ -150,7 +150,9 @@ def version() -> None:
 def _run(config: NodeConfig) -> None:
     """Serve until SIGTERM, SIGINT or a failure; then exit with the matching code."""
     logs.configure(config.log_format, config.log_level, config.id)
-    # A peer that goes away is our event to log, not the library's.
+    # Before gRPC is imported: its fork handlers must not run in the child that writes a snapshot (docs/adr/0006), and
+    # a peer that goes away is our event to log, not the library's.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Here, not above: `lockd --help` should not wait for gRPC.
     import uvloop

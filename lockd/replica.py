@@ -306,7 +306,11 @@ class Replica:
 
     def _tick(self) -> None:
         now = self._clock.monotonic()
-        if self._tick_at is None or now < self._tick_at or not self._leading or self._tick_in_flight:
+        if self._tick_at is None or not self._leading or self._tick_in_flight:
+            return
+        if now < self._tick_at:
+            # A timer may ring early, by the resolution of the loop's clock, or be left over from a due time that has moved.
+            self._clock.call_at(self._tick_at, self._tick)
             return
         self._tick_at = None
         wall, monotonic = self._anchor
