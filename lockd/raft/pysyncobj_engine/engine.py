@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -261,9 +261,14 @@ class PySyncObjEngine:
                 raise RaftError(f"the snapshot could not be written: {error}")
         return turns.snapshots.index
 
-    def saved_state(self) -> AbstractContextManager[tuple[int, BinaryIO]]:
-        """Not offered: a backup of this engine's cluster is its data directory. Raises RaftError."""
-        raise RaftError("the engine 'pysyncobj' hands out no snapshots: back up a stopped node's data directory instead")
+    @contextmanager
+    def saved_state(self) -> Iterator[tuple[int, BinaryIO]]:
+        """The newest durable snapshot: its index and the state machine's part. Raises RaftError if there is none yet."""
+        turns = self._running()
+        if not turns.snapshots.index:
+            raise RaftError("no snapshot has been taken yet")
+        with turns.store.state() as saved:
+            yield saved
 
 
 def _settle(future: asyncio.Future[T], value: T) -> None:

@@ -92,12 +92,12 @@ class SnapshotStore:
         return rows, source
 
     @contextlib.contextmanager
-    def state(self) -> Iterator[BinaryIO]:
-        """The state's bytes, for `StateMachine.restore`; the end is verified."""
+    def state(self) -> Iterator[tuple[int, BinaryIO]]:
+        """The snapshot's index and the state's bytes, for `StateMachine.restore`; the end is verified. Raises FileNotFoundError."""
         file = self.disk.open(SNAPSHOT_NAME)
         try:
-            _, source = self._open(SNAPSHOT_NAME, file)
-            yield cast("BinaryIO", io.BufferedReader(source, CHUNK))
+            (_, last), source = self._open(SNAPSHOT_NAME, file)
+            yield last[1], cast("BinaryIO", io.BufferedReader(source, CHUNK))
             source.verify()
         finally:
             file.close()

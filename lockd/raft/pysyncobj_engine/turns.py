@@ -64,7 +64,7 @@ class Turns:
         """`writer` runs the blocking writes, one at a time; None: they are run at once (everything is in memory)."""
         self._settings = settings
         self._machine = machine
-        self._store = recovered.store
+        self.store = recovered.store
         self._writer = writer
         self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
@@ -355,7 +355,7 @@ class Turns:
 
     def restore(self, index: int) -> None:
         """Give the current snapshot to the state machine. Raises what it raises, and SnapshotDamagedError."""
-        with self._store.state() as source:
+        with self.store.state() as (_, source):
             self._machine.restore(source, index)
         self._answer_applied(index)
 

@@ -202,6 +202,22 @@ async def test_a_snapshot_replaces_the_log_at_a_restart(one: Cluster) -> None:
     await one.commit(b"later")
 
 
+async def test_a_saved_state_can_be_read(one: Cluster) -> None:
+    """`saved_state` hands out the newest durable snapshot as the machine wrote it; before there is one it raises RaftError."""
+    for n in range(20):
+        await one.commit(b"saved %d" % n)
+    replica = await one.leader()
+    with pytest.raises(RaftError), replica.engine.saved_state():
+        pass
+    taken = await replica.engine.snapshot()
+    await one.commit(b"not in it")
+    copy = JournalMachine()
+    with replica.engine.saved_state() as (index, state):
+        await asyncio.to_thread(copy.restore, state, index)
+    assert index == taken
+    assert copy.rows == replica.machine.rows[:20]
+
+
 async def test_a_replica_without_the_old_log_gets_the_snapshot(three: Cluster) -> None:
     """A follower that was away while the others cut their logs is brought up to date by the leader's snapshot."""
     follower = (await three.followers())[0]

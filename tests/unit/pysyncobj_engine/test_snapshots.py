@@ -44,7 +44,8 @@ class Host:
 
     def restore(self, index: int) -> None:
         """Remember the state."""
-        with self.store.state() as source:
+        with self.store.state() as (found, source):
+            assert found == index
             self.restored.append((index, source.read()))
 
     def snapshot_ended(self, error: str | None) -> None:
