@@ -166,11 +166,9 @@ class WaitTable(HoldTable):
     def _look_at(self, waiter: Waiter) -> bool:
         """Grant the waiter, or park it where it is blocked. Returns whether it left the place where it was parked."""
         if waiter.session.expires_at <= self.moment.log_time:
-            # Its session is over, but its end has not been carried out yet: until then it only keeps its place.
-            place = next((place for place, key in enumerate(waiter.keys) if key), -1)
-            if waiter.parked < 0 <= place:
-                self._park(waiter, place)
-            return False
+            # Its session is over, but its end has not been carried out yet: until then it keeps its place in line, and that is all.
+            self._unpark(waiter)
+            return True
         for place in range(len(waiter.needs) - 1, -1, -1):
             if self.held(waiter.locks[place], waiter, place):
                 if place == waiter.parked:
