@@ -18,7 +18,7 @@ from lockd.machine.commands import LogEntry, Request
 from lockd.machine.results import Completion, Result
 from lockd.machine.state import Machine
 from lockd.machine.types import Nanos, RequestId, SessionId
-from lockd.raft.port import Committed, Engine, Member, NotLeaderError, OverloadedError, RaftError, Role, UnknownOutcomeError
+from lockd.raft.port import Committed, Member, NotLeaderError, OverloadedError, RaftError, Role, UnknownOutcomeError
 
 ENTRY_BYTES_MAX = 4 << 20
 """One log entry gathers at most this much (more only if a single batch is larger)."""
@@ -36,6 +36,13 @@ class Sink(Protocol):
 
     def unknown(self, request_ids: Sequence[RequestId], error: RaftError) -> None:
         """These requests may or may not take effect: this node can no longer tell. Asking again with the same ids tells."""
+
+
+class Log(Protocol):
+    """The part of an engine (`lockd.raft.port.Engine`) that the replica needs."""
+
+    def propose(self, data: bytes) -> int:
+        """Append an entry; its ticket comes back through `apply` or `abandoned`. Raises RaftError: nothing was appended."""
 
 
 class Clock(Protocol):
@@ -113,7 +120,7 @@ class Replica:
         self.on_role: Callable[[Role, int, Member | None], None] | None = None
         self._clock = clock
         self._limits = limits or ReplicaLimits()
-        self._engine: Engine | None = None
+        self._log: Log | None = None
         self._queue = _Queue()
         self._flush_scheduled = False
         self._in_flight: dict[int, _Proposal] = {}
@@ -125,9 +132,9 @@ class Replica:
         self._tick_at: Nanos | None = None
         self._tick_in_flight = False
 
-    def attach(self, engine: Engine) -> None:
-        """Give the replica its log; once, before the engine starts."""
-        self._engine = engine
+    def attach(self, log: Log) -> None:
+        """Give the replica its log; once, before that starts."""
+        self._log = log
 
     @property
     def leading(self) -> bool:
@@ -180,13 +187,13 @@ class Replica:
                 return
 
     def _propose(self, batches: Sequence[Batch], leader_term: int = 0) -> bool:
-        engine = self._engine
-        if engine is None:
-            raise RuntimeError("the replica has no engine")
+        log = self._log
+        if log is None:
+            raise RuntimeError("the replica has no log")
         stamp = self._stamp()
         requests = batches[0].requests if len(batches) == 1 else [r for b in batches for r in b.requests]
         try:
-            ticket = engine.propose(encode_entry(stamp, [b.data for b in batches], leader_term))
+            ticket = log.propose(encode_entry(stamp, [b.data for b in batches], leader_term))
         except RaftError as error:
             for batch in batches:
                 batch.sink.unknown([r.request_id for r in batch.requests], error)

@@ -127,7 +127,8 @@ class OutgoingPeer:
 
     def _learn_epoch(self, error: grpc.aio.AioRpcError) -> None:
         """The receiver knows a connection of a later epoch (of a process of ours before this one): be newer the next time."""
-        for key, value in error.trailing_metadata() or ():
+        trailing: Any = error.trailing_metadata() or ()
+        for key, value in trailing:
             if key == "lockd-epoch" and isinstance(value, str) and value.isdigit() and len(value) < 19:
                 self._epoch = max(self._epoch, int(value))
 

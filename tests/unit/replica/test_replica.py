@@ -13,9 +13,7 @@ from lockd.machine import results as r
 from lockd.machine.types import RequestId
 from lockd.raft.port import (
     Committed,
-    EngineStatus,
     Member,
-    Membership,
     NotLeaderError,
     OverloadedError,
     RaftError,
@@ -114,35 +112,6 @@ class FakeEngine:
         self.proposed.clear()
         self.replica.abandoned(tickets)
         self.replica.role_changed(Role.FOLLOWER, 2, OTHER)
-
-    async def start(self) -> None:
-        """Unused."""
-
-    async def stop(self) -> None:
-        """Unused."""
-
-    async def read_barrier(self, timeout: float) -> int:
-        """Unused."""
-        raise NotImplementedError
-
-    def status(self) -> EngineStatus:
-        """Unused."""
-        return EngineStatus(ME.id, "fake", Role.LEADER, 1, ME.id, 0, 0, 0, 0, 0, 0, Membership(()))
-
-    def leader(self) -> Member | None:
-        """Unused."""
-        return ME
-
-    async def change_member(self, member: Member | None, *, remove: ReplicaId | None = None, timeout: float = 10.0) -> Membership:
-        """Unused."""
-        raise NotImplementedError
-
-    async def transfer_leadership(self, to: ReplicaId, timeout: float = 5.0) -> None:
-        """Unused."""
-
-    async def snapshot(self) -> int:
-        """Unused."""
-        raise NotImplementedError
 
 
 class Sink:
