@@ -60,7 +60,7 @@ class Rows:
             return past[place][1]
         return None
 
-    def range(self, start: str, end: str | None, revision: int | None = None) -> Iterator[Row]:
+    def range(self, start: str, end: str | None = None, revision: int | None = None) -> Iterator[Row]:
         """Rows with start <= key < end (None: to the last), in key order, now or at a revision not below `oldest`."""
         for key in self._keys.range(start, end):
             row = self.get(key, revision)

@@ -104,7 +104,9 @@ def locks(machine: Machine, prefix: str, after: str, limit: int) -> list[LockVie
     for waiter in table.waiters.values():
         for want in waiter.wants:
             waiting.setdefault(want.lineage[-1], []).append((waiter, want.mode))
-    delayed = {ghost.lineage[-1]: ghost.until for ghost in table.ghosts.values()}
+    delayed: dict[Resource, Nanos] = {}
+    for ghost in table.ghosts.values():
+        delayed[ghost.lineage[-1]] = max(ghost.until, delayed.get(ghost.lineage[-1], 0))
     names = (
         name
         for name, lock in table.locks.items()
