@@ -140,10 +140,14 @@ class LogNode(package.SyncObj):  # type: ignore[misc]  # the package carries no 
         """Apply some of what is committed."""
         self._SyncObj__applyLogEntries()
 
+    def send_appends(self) -> None:
+        """Send appends, or heartbeats, now."""
+        self._SyncObj__sendAppendEntries()
+
     def broadcast(self) -> None:
         """Send appends now if there is something that the followers were not told of yet."""
         if self.leads and self.sent != (self._journal.last_index, self._SyncObj__raftCommitIndex):
-            self._SyncObj__sendAppendEntries()
+            self.send_appends()
 
     @property
     def leads(self) -> bool:
@@ -211,7 +215,7 @@ def _conf(settings: Settings) -> Any:
         raftMaxTimeout=settings.election_max,
         appendEntriesPeriod=settings.append_period,
         connectionTimeout=settings.election_max,
-        leaderFallbackTimeout=settings.election_max,
+        leaderFallbackTimeout=settings.step_down,
         # Entries go out in batches, whenever the engine says so. No entry may be as long as a batch: it would travel pickled, in pieces.
         appendEntriesUseBatch=True,
         appendEntriesBatchSizeBytes=settings.append_bytes,

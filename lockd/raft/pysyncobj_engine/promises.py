@@ -18,7 +18,8 @@ A former leader that comes back far behind may never catch up; with one more rep
 
 A replica that lost contact forces an election when it returns: there is no pre-vote.
 
-Stale leaders are not told that they are stale. One steps down by itself after an election timeout without answers from a majority.
+Stale leaders are not told that they are stale. One steps down by itself after three election timeouts without answers from a
+majority.
 
 A read barrier costs a write: it commits an empty entry, because PySyncObj has no read index.
 

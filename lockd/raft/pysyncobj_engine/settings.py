@@ -124,6 +124,11 @@ class Settings:
         return min(self.heartbeat, self.election_min / 3.01)
 
     @property
+    def step_down(self) -> float:
+        """Seconds without answers from a majority after which a leader steps down. It commits nothing meanwhile, so there is no hurry."""
+        return 3 * self.election_max
+
+    @property
     def append_bytes(self) -> int:
         """Bytes that one append carries before it is full; longer than any entry."""
         return self.max_entry_bytes + ENTRY_HEAD + 1

@@ -162,18 +162,20 @@ class Turns:
 
     def _turn(self) -> None:
         self._soon = False
-        if self.dead or (self.node.leads and (self._writing is not None or self.journal.dirty)):
-            self._pump()
+        if self.dead:
             return
         if self.journal.grown_bytes >= self._settings.snapshot_every_bytes and not self.snapshots.busy:
             self.node.forceLogCompaction()
         try:
-            self.node.tick()
-            self.node.broadcast()
+            if not self.node.leads or (self._writing is None and not self.journal.dirty):
+                self.node.tick()
+                self.node.broadcast()
+            elif not self.node.due_in:
+                self.node.send_appends()  # a slow disk is no reason for the followers to elect another leader
         except Exception as error:  # noqa: BLE001 - see the module
             self.fail(error)
         self._after()
-        if self.node.commit > self.node.applied or self.proposals.waiting:
+        if self._writing is None and (self.node.commit > self.node.applied or self.proposals.waiting):
             self.wake()
         self._set_timer()
 

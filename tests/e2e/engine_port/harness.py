@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -207,10 +209,10 @@ class Cluster:
 
         def outcome() -> int | None:
             if ticket in replica.machine.abandoned_tickets:
-                raise AssertionError(f"the outcome of {data!r} is unknown: leadership was lost")
+                raise AssertionError(f"the outcome of {data[:40]!r} is unknown: leadership was lost")
             return replica.machine.tickets.get(ticket)
 
-        return await until(outcome, f"{data!r} to be applied")
+        return await until(outcome, f"{data[:40]!r} to be applied")
 
     async def propose(self, data: bytes) -> tuple[Replica, int]:
         """Propose at whichever replica leads; returns it and the ticket."""
@@ -242,12 +244,16 @@ async def until(found: Callable[[], T | None], what: str, within: float = WITHIN
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports on which nothing listens at this moment.
+
+    They lie below those that the system gives to outgoing connections: a replica that dials a peer before that listens would sometimes
+    be given the peer's own port otherwise.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found

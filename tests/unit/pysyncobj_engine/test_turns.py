@@ -180,6 +180,24 @@ async def test_proposals_gather_while_the_disk_works(bench: Bench) -> None:
     assert len(bench.writer.jobs) == 1
 
 
+async def test_a_leader_with_a_slow_disk_still_sends_heartbeats(bench: Bench) -> None:
+    """When a heartbeat is due while a write is under way it is sent, and still nothing is counted that is not durable."""
+    term = await bench.lead()
+    ticket = bench.turns.proposals.add(b"x")
+    bench.turns.wake()
+    await bench.settle()
+    last = bench.turns.journal.last_index
+    await bench.hear(B, term, Next(last + 1, reset=False, success=True))
+    bench.peers.take()
+    bench.turns.node._SyncObj__newAppendEntriesTime = 0
+    bench.turns.wake()
+    await bench.settle()
+    assert sorted(peer for peer, _ in bench.bodies(Append)) == [B, C]
+    assert bench.machine.tickets == {}
+    await bench.write()
+    assert bench.machine.tickets == {ticket: last}
+
+
 async def test_acknowledgements_of_another_term_are_dropped(bench: Bench) -> None:
     """An answer that was sent in an older term commits nothing, though the package cannot tell it from a new one."""
     term = await bench.lead()
