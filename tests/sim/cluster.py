@@ -15,6 +15,7 @@ from tests.sim.network import Network
 from tests.sim.probe import CheckedNode
 from tests.sim.replica import Application, Replica
 from tests.sim.storage import JournalStorage, ModelStorage, Storage
+from tests.sim.workload_locks import LockWorkload
 from tests.sim.workload_register import RegisterWorkload
 from tests.sim.world import MS, SECOND, SimulationError, World
 
@@ -37,6 +38,8 @@ class Setup:
     keep_log_bytes: int = 1000
     max_append_bytes: int = 600
     max_inflight_messages: int = 8
+    locks: bool = False
+    """Whether the application is the production machine with its locks; else it is the register."""
     disk_max: int = 2 * MS
     """How long a write to the disk may take."""
     segment_bytes: int = 16384
@@ -96,7 +99,7 @@ class Cluster:
         self.genesis = SnapshotMeta(0, 0, Membership(tuple(sorted(members, key=lambda member: member.id))))
         for member in self.genesis.membership.members:
             self._add_replica(member.id, self.genesis)
-        self.workload: Workload = RegisterWorkload(self)
+        self.workload: Workload = LockWorkload(self) if setup.locks else RegisterWorkload(self)
 
     # --- building ---------------------------------------------------------------------------------------------------------------------
 

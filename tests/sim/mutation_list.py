@@ -356,6 +356,32 @@ MUTATIONS: tuple[Mutation, ...] = (
         "self.io.compact(meta.index + 1); self.io.take_snapshot(",
         "snapshots",
     ),
+    # --- locks on top of the log
+    _one(
+        "a token is given twice in one entry",
+        "locks",
+        "lockd.machine.moment:Moment.next_token",
+        "max(self.last_token + 1, self.index << POSITION_BITS)",
+        "self.index << POSITION_BITS",
+        "locks",
+    ),
+    _one("a session forgets its answers", "locks", "lockd.machine.sessions:Session.recall", "if known is None:", "if True:", "locks"),
+    _one(
+        "an abandoned entry is not told to its senders",
+        "locks",
+        "lockd.replica:Replica.abandoned",
+        "self._in_flight.pop(ticket, None)",
+        "None",
+        "locks",
+    ),
+    _one(
+        "a session ends before its time",
+        "locks",
+        "lockd.machine.sessions:Sessions.keep_alive",
+        "max(session.expires_at, self._moment.log_time + session.ttl)",
+        "session.expires_at; return KeptAlive(session.ttl, self._moment.log_time + session.ttl)",
+        "locks",
+    ),
     # --- disk
     _one("the journal is not synced", "disk", "lockd.raft.journal:Journal._append", "file.sync()", "pass", "crashes"),
     _one("recovery does not sync what it read", "disk", "lockd.raft.journal:Journal._settle", "file.sync()", "pass", "crashes"),

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 from tests.sim.cluster import Setup
-from tests.sim.world import MS
+from tests.sim.world import MS, SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ PROFILES: dict[str, dict[str, int]] = {
     "slow disks": {"slow disk": 5, "isolate leader": 4, "transfer": 2, "burst": 4, "crash": 1, "one-way leader": 2},
     "snapshots": {"snapshot": 4, "power": 3, "burst": 5, "lag": 8, "crash": 4, "storm": 1, "slow disk": 1, "crash leader": 1},
     "disks": {"power": 3, "disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
+    "locks": {
+        "crash": 2, "crash leader": 2, "isolate leader": 2, "transfer": 2, "snapshot": 2, "wall": 3, "pause leader": 1, "storm": 1,
+        "burst": 3, "lag": 2, "blackout": 1, "clock": 1, "power": 1,
+    },
     "everything": {
         "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3, "power": 2,
         "blackout": 1, "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1,
@@ -92,6 +96,8 @@ def plan(seed: int, profile: str | None = None) -> Plan:
             reads=0.2,
             segment_bytes=rng.choice((4600, 8192)),
         )
+    if name == "locks":
+        setup = replace(setup, locks=True, duration=3 * SECOND, think=rng.choice((5, 15, 40)) * MS, operations=15)
     if name == "crashes":  # writes of several sectors
         setup = replace(setup, padding=rng.choice((300, 1500, 3000)), max_append_bytes=6000, disk_max=rng.choice((10, 40)) * MS)
     if name == "returns":
