@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lockd.raft.core.config import Config, CoreInvariantError, Jitter
@@ -14,10 +14,14 @@ from lockd.raft.core.membership import decode_membership, encode_membership, sor
 from lockd.raft.core.types import Member, Membership, ReplicaId
 from tests.unit.raft_core.machine import A, B, entry, log_of, members
 
+untimed = settings(deadline=None)
+"""A deadline of wall time fails whenever the machine stalls, and says nothing about the code: these examples take milliseconds."""
+
 _text = st.text(max_size=20).filter(lambda text: not any(0xD800 <= ord(c) <= 0xDFFF for c in text))
 _members = st.lists(st.builds(Member, st.builds(ReplicaId, _text), _text, _text, voter=st.booleans()), max_size=6, unique_by=lambda m: m.id)
 
 
+@untimed
 @given(_members)
 def test_a_membership_survives_its_encoding(found: list[Member]) -> None:
     """decode(encode(m)) is m, for any names and addresses."""
@@ -25,6 +29,7 @@ def test_a_membership_survives_its_encoding(found: list[Member]) -> None:
     assert decode_membership(encode_membership(membership)) == membership
 
 
+@untimed
 @given(st.binary(max_size=60))
 def test_garbage_is_no_membership(data: bytes) -> None:
     """Any bytes either decode to a membership that encodes to the same bytes, or raise ValueError."""
@@ -35,6 +40,7 @@ def test_garbage_is_no_membership(data: bytes) -> None:
     assert encode_membership(membership) == data
 
 
+@untimed
 @given(st.data())
 def test_a_damaged_membership_is_refused_or_another_one(data: st.DataObject) -> None:
     """One changed, missing or added byte never decodes to the same membership, and raises nothing but ValueError."""
@@ -61,6 +67,7 @@ def test_members_out_of_order_or_twice_are_refused() -> None:
             decode_membership(encode_membership(Membership(order)))
 
 
+@untimed
 @given(st.lists(st.sampled_from(["append", "truncate", "drop", "persist"]), max_size=40), st.randoms(use_true_random=False))
 def test_the_log_agrees_with_a_plain_list(operations: list[str], random: object) -> None:
     """Terms, ranges, sizes and batches are those of a list of all entries, whatever was appended, truncated and dropped."""
