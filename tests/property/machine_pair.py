@@ -228,6 +228,8 @@ class Pair:
 
     def acquire(self, elapsed: int, session: int, claims: Sequence[RefClaim], wait: int, delay: int = 0) -> None:
         """Ask for locks and permits."""
+        if self._ambiguous(session, [claim.resource for claim in claims], converts=False):
+            return
         wanted = tuple([c.Claim(Resource(x.resource), LockMode(x.mode or 6), x.permits, x.limit) for x in claims])
         request = self._request(session, c.Acquire(wanted, wait, delay))
         applied = self._apply(elapsed, request)
@@ -236,6 +238,15 @@ class Pair:
         if self._alive(session):
             said = self._mismatch(claims) or self._ask(session, request.request_id, list(claims), wait, delay, 0)
         self._compare(applied, request, said)
+
+    def _ambiguous(self, session: int, resources: list[str], *, converts: bool) -> bool:
+        """Whether the session has a conversion waiting beside another request for the same resource.
+
+        Of a conversion to a weaker mode and a request for a stronger one that become possible together, the later one has the last word.
+        Their order is the machine's choice (the same on every replica), which the reference does not make.
+        """
+        own = [waiter for waiter in self.reference.waiters if waiter.session == session]
+        return any(claim.resource in resources for waiter in own if converts or waiter.convert_to for claim in waiter.claims)
 
     def _mismatch(self, claims: Sequence[RefClaim]) -> str | None:
         for claim in claims:
@@ -261,6 +272,8 @@ class Pair:
 
     def convert(self, elapsed: int, session: int, resource: str, mode: int, wait: int) -> None:
         """Change the mode of a hold."""
+        if self._ambiguous(session, [resource], converts=True):
+            return
         hold = self.reference.holds.get((session, resource))
         token = hold.tokens[0] if hold is not None else 1
         request = self._request(session, c.Convert(Resource(resource), FencingToken(token), LockMode(mode), wait))
