@@ -244,6 +244,16 @@ class Cluster:
             await asyncio.sleep(0.1)
         return False
 
+    async def describe(self) -> str:
+        """Every node's own view, and who is connected to whom, for people."""
+        views = []
+        for name, node in self.nodes.items():
+            answer = await self.status(name, 2.0)
+            view = f"{answer.role}, term {answer.term}, leader {answer.leader_id or 'none'}" if answer is not None else "no answer"
+            views.append(f"{name} (pid {node.pid}{', paused' if node.paused else ''}): {view}")
+        connections = (await self._proxy.ask())["connections"]
+        return f"{'; '.join(views)}; connections {' '.join(connections)}"
+
     async def state_hashes(self, timeout: float) -> dict[str, str]:
         """Hash of every node's state after one common index; empty for a node that does not get there in time."""
         found: dict[str, str] = {}

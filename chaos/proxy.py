@@ -214,14 +214,14 @@ async def _serve(seed: str) -> None:
             answer = {"error": f"{type(error).__name__}: {error}"}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+    # Connections that wait behind a cut are not worth waiting for.
+    os._exit(0)
 
 
 def main() -> None:
     """Entry point of the process."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(sys.argv[1] if len(sys.argv) > 1 else "0"))
-    # Connections that wait behind a cut are not worth waiting for.
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class TwoPhase:
             return (phase, pending), "pending_transfer_already_voided"
         if phase == "expired":
             return (phase, pending), "pending_transfer_expired"
-        return (("posted", amount), "created") if what == "post" else (("voided", 0), "created")
+        return (("posted", pending), "created") if what == "post" else (("voided", pending), "created")
 
     def show(self, state: Any) -> str:
         """Its phase."""

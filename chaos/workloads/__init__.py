@@ -1,0 +1,1 @@
+"""What clients do, and how what they saw is judged. `CATALOGUE` names them all."""
