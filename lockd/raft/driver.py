@@ -37,6 +37,7 @@ from lockd.raft.core.types import (
     TransferLeadership,
     Unreachable,
 )
+from lockd.raft.driver_backlog import Backlog
 from lockd.raft.driver_io import ChangeResult, DriverConfig, DriverIO, Lost
 from lockd.raft.driver_marks import LogMarks
 from lockd.raft.driver_tickets import Tickets
@@ -68,6 +69,7 @@ class Driver:
         """How many snapshots could not be written."""
         self._stepping = False
         self._inputs: deque[tuple[Input, Callable[[Output], None] | None]] = deque()
+        self._backlog = Backlog(self.config)
         self._then_send: deque[tuple[int, Sequence[Message]]] = deque()
         self._soon = False
         self._wake_at: Nanos = -1
@@ -113,6 +115,7 @@ class Driver:
     def _end_everything(self) -> None:
         self._inputs.clear()
         self._then_send.clear()
+        self._backlog.clear()
         self._lose_reign()
         reads = self._reads
         for context in self._contexts.values():
@@ -209,7 +212,10 @@ class Driver:
             self._ask_soon()
 
     def flush(self) -> None:
-        """Put what has gathered into the log, and ask for confirmation of the reads that wait. Harmless at any time."""
+        """Put what has gathered into the log, ask for confirmation of the reads that wait, and apply more of what is committed.
+
+        Harmless at any time.
+        """
         self._soon = False
         if self._tickets.gathered:
             self._step(Propose(tuple(self._tickets.gathered)), self._proposed)
@@ -218,6 +224,8 @@ class Driver:
             self._next_context = context + 1
             self._contexts[context], self._reads = self._reads, []
             self._step(Read(context))
+        if self._backlog:
+            self._step(None)
 
     def receive(self, message: Message) -> None:
         """A message of a peer whose identity was checked. An `InstallSnapshot` only after the file is durable here as received."""
@@ -259,6 +267,9 @@ class Driver:
                 done(self.snapshot)
             else:
                 self._taken.append((least, done))
+        self._begin_asked_snapshot()
+
+    def _begin_asked_snapshot(self) -> None:
         if self._taken and self._taking is None and self._alive():
             self._begin_snapshot()
 
@@ -277,20 +288,27 @@ class Driver:
             self._soon = True
             self.io.soon()
 
-    def _step(self, item: Input, then: Callable[[Output], None] | None = None) -> None:
-        """One step of the node: `then` notes what was asked for, the output is carried out in full, and what is asked meanwhile waits."""
+    def _step(self, item: Input | None, then: Callable[[Output], None] | None = None) -> None:
+        """One step of the node: `then` notes what was asked for, the output is carried out, and what is asked meanwhile waits.
+
+        Without an input only the backlog is worked on.
+        """
         if self._stepping:
-            self._inputs.append((item, then))
+            if item is not None:
+                self._inputs.append((item, then))
             return
         if not self._alive():
             return
         self._stepping = True
         try:
             while True:
-                output = self.node.step(self.io.now(), item)
-                if then is not None:
-                    then(output)
-                self._carry_out(output)
+                if item is None:
+                    self._apply_backlog()
+                else:
+                    output = self.node.step(self.io.now(), item)
+                    if then is not None:
+                        then(output)
+                    self._carry_out(output)
                 if not self._inputs or not self._alive():
                     break
                 item, then = self._inputs.popleft()
@@ -321,7 +339,7 @@ class Driver:
         if output.messages:
             self.io.send(output.messages)
         if output.committed:
-            self._apply(output.committed)
+            self._committed(output.committed)
         if output.reads:
             for state in output.reads:
                 self._read_confirmed(state)
@@ -347,6 +365,28 @@ class Driver:
         """The answer to `flush`. What was refused stays gathered: it is taken later, or abandoned with the reign."""
         if output.proposed is not None:
             self._tickets.appended(*output.proposed)
+
+    def _committed(self, entries: list[Entry]) -> None:
+        """Apply these, as far as one turn of the loop allows; behind a backlog they wait for their turn."""
+        waiting = bool(self._backlog)
+        self._backlog.add(entries)
+        if not waiting:
+            self._apply_backlog()
+
+    def _apply_backlog(self) -> None:
+        """Apply slice after slice for as long as a turn of the loop may take, and go on in the next."""
+        backlog = self._backlog
+        began = now = self.io.now()
+        until = began + self.config.apply_time
+        while len(backlog) and self._alive():
+            entries = backlog.take()
+            self._apply(entries)
+            before, now = now, self.io.now()
+            backlog.took(len(entries), now - before)
+            if now >= until:
+                break
+        if backlog:
+            self._ask_soon()
 
     def _apply(self, entries: list[Entry]) -> None:
         if entries[0].index != self.applied + 1:
@@ -434,6 +474,7 @@ class Driver:
     # snapshots
 
     def _install(self, meta: SnapshotMeta) -> None:
+        self._backlog.clear()  # the snapshot covers all that was committed here
         with self.io.open_snapshot(meta) as source:
             self.machine.restore(source, meta.index)
         self.applied = meta.index

@@ -82,3 +82,9 @@ class DriverConfig:
     """Proposals accepted and not yet ended; more is refused with OverloadedError."""
     max_outstanding: int = 100_000
     """The same, as a count."""
+    apply_entries: int = 256
+    """So many committed entries at most are handed to the state machine at once."""
+    apply_bytes: int = 1 << 20
+    """So many bytes of them, unless a single one has more."""
+    apply_time: Nanos = 10_000_000
+    """Nanoseconds of one turn of the loop that go into applying, before the rest waits for the next turn; 0 is one slice a turn."""

@@ -106,6 +106,9 @@ class RaftEngine:
         self._started = True
         try:
             self.driver.start()
+            known = self.driver.node.commit
+            while self.driver.applied < known and self.driver.failed is None and not self._stopping:  # noqa: ASYNC110 - each turn replays
+                await asyncio.sleep(0)
             if self.driver.failed is not None:
                 raise StorageFailedError(self.driver.failed)  # noqa: TRY301 - the same way out
         except BaseException:
