@@ -188,10 +188,15 @@ class Cluster:
             owed = replica.app.owes()
             if owed is not None:
                 return f"{member.id} owes answers to {owed}"
-        for name, life, *_ in sorted(self.owed_changes):
-            if self.replicas[name].life == life:
-                return f"{name} owes the end of a membership change"
+        for replica in self.replicas.values():
+            owed = self.owes_change(replica)
+            if owed is not None:
+                return f"{replica.name} owes the end of {owed}"
         return None
+
+    def owes_change(self, replica: Replica) -> str | None:
+        """Whether this process life owes the end of a membership change."""
+        return "a membership change" if any(key[:2] == (replica.name, replica.life) for key in self.owed_changes) else None
 
     # --- the end ----------------------------------------------------------------------------------------------------------------------
 

@@ -71,12 +71,15 @@ class _Blob:
         order = sorted(dirty)
         mode = rng.random()
         torn = rng.choice(order) if order and rng.random() < 0.3 else -1
+        hole = rng.choice(order) if order else -1
         for sector in order:
             start, stop = sector * SECTOR, sector * SECTOR + SECTOR
             if mode < 0.15:
                 chosen = versions[0]
-            elif mode < 0.3:
+            elif mode < 0.3 or (mode < 0.45 and sector != hole):
                 chosen = versions[-1]
+            elif mode < 0.45:  # all but one reached the disk
+                chosen = versions[0]
             else:
                 chosen = rng.choice(versions)
             part = chosen[start:stop].ljust(SECTOR, b"\0")

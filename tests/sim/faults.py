@@ -85,7 +85,10 @@ class Nemesis:
         self._later(100 * MS, 700 * MS, fault.b, self._rejoin, leader.name)
 
     def come_back(self, fault: Fault) -> None:
-        """The leader and a minority are cut off and work on; others elect and overwrite; then the old leader is to lead again."""
+        """The leader and a minority are cut off and work on; others elect and overwrite; then the old leader is to lead again.
+
+        It is not heard by the old minority at first: what that said before is the only news of it.
+        """
         leader = self._leader(fault.a)
         others = self._others(leader.name)
         friends = [leader.name, *others[: (len(others) - 1) // 2]]
@@ -93,6 +96,9 @@ class Nemesis:
         self._later(250 * MS, 500 * MS, fault.b, self.cluster.network.heal)
         for delay in (550, 650, 800):
             self.world.after(delay * MS, self._transfer, leader.id)
+        for friend in friends[1:]:
+            self.world.after(540 * MS, self.cluster.network.cut, leader.name, friend)
+            self.world.after(1000 * MS, self.cluster.network.join, leader.name, friend)
 
     def cut(self, fault: Fault) -> None:
         """One direction of one link."""
@@ -170,6 +176,12 @@ class Nemesis:
         replica.crash(power=False)
         self.world.after(MS, self._restart, replica)
         self.world.after(2 * MS + int(fault.b * fault.b * 60 * MS), self._crash, fault, replica)
+
+    def stop(self, fault: Fault) -> None:
+        """An operator stops one replica, and starts it again."""
+        replica = self._any(fault.a)
+        replica.stop()
+        self._later(5 * MS, 500 * MS, fault.c, self._restart, replica)
 
     def crash_leader(self, fault: Fault) -> None:
         """The leader dies and comes back."""
@@ -351,6 +363,7 @@ KINDS: dict[str, _Kind] = {
     "echo": Nemesis.echo,
     "lag": Nemesis.lag,
     "crash": Nemesis.crash,
+    "stop": Nemesis.stop,
     "crash leader": Nemesis.crash_leader,
     "power": Nemesis.power,
     "blackout": Nemesis.blackout,

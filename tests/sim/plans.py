@@ -34,7 +34,7 @@ class Plan:
 
 
 PROFILES: dict[str, dict[str, int]] = {
-    "calm": {"transfer": 2, "snapshot": 2, "burst": 2, "crash": 1},
+    "calm": {"stop": 2, "transfer": 2, "snapshot": 2, "burst": 2, "crash": 1},
     "network": {"isolate": 4, "cut": 4, "partition": 3, "mend": 3, "storm": 3, "burst": 2, "clock": 1, "pause": 1},
     "crashes": {
         "crash": 3, "double crash": 3, "power": 4, "blackout": 1, "burst": 3, "slow disk": 2, "isolate": 1, "mend": 1, "storm": 1,
@@ -53,12 +53,12 @@ PROFILES: dict[str, dict[str, int]] = {
     "snapshots": {"snapshot": 4, "power": 3, "burst": 5, "lag": 8, "crash": 4, "storm": 1, "slow disk": 1, "crash leader": 1},
     "disks": {"power": 3, "disk error": 3, "disk full": 2, "crash": 3, "slow disk": 3, "blackout": 1, "burst": 2, "snapshot": 2},
     "locks": {
-        "crash": 2, "crash leader": 2, "isolate leader": 2, "transfer": 2, "snapshot": 2, "wall": 3, "pause leader": 1, "storm": 1,
-        "burst": 3, "lag": 2, "blackout": 1, "clock": 1, "power": 1,
+        "stop": 1, "crash": 2, "crash leader": 2, "isolate leader": 2, "transfer": 2, "snapshot": 2, "wall": 3, "pause leader": 1,
+        "storm": 1, "burst": 3, "lag": 2, "blackout": 1, "clock": 1, "power": 1,
     },
     "everything": {
-        "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3, "power": 2,
-        "blackout": 1, "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1,
+        "stop": 1, "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3,
+        "power": 2, "blackout": 1, "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1,
         "two changes": 1, "snapshot": 2, "disk error": 1, "disk full": 1, "wall": 1, "one-way leader": 1,
     },
 }  # fmt: skip

@@ -19,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pysyncobj.syncobj as package
@@ -408,14 +409,36 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--report", type=Path)
     options = parser.parse_args(arguments)
-    losing = 0
+    verdicts: list[Verdict] = []
     for seed in range(options.start, options.start + options.seeds):
-        verdict = run(seed)
-        losing += bool(verdict.lost)
-        print(verdict)
-    print(f"{losing} of {options.seeds} seeds lost acknowledged writes")
+        verdicts.append(run(seed))
+        print(verdicts[-1])
+    print(f"{sum(bool(verdict.lost) for verdict in verdicts)} of {options.seeds} seeds lost acknowledged writes")
+    if options.report is not None:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(page(verdicts))
     return 0
+
+
+def page(verdicts: list[Verdict]) -> str:
+    """The report: what each losing seed lost."""
+    losing = [verdict for verdict in verdicts if verdict.lost]
+    lines = [
+        "# The control: PySyncObj 0.3.17 under the simulation",
+        "",
+        f"Seeds {verdicts[0].seed} to {verdicts[-1].seed}, three nodes, a perfect disk, in-order connections: {len(losing)} of {len(verdicts)}",
+        "lost writes that had been acknowledged. A write is lost if, after everything was healed and restarted from disk, a leader that has",
+        "committed an entry of its own term does not hold it. "
+        f"{sum(not verdict.settled for verdict in verdicts)} runs had not converged 30 s after healing.",
+        f"Again: `python -m tests.sim.pysyncobj_control --start {verdicts[0].seed} --seeds {len(verdicts)}`.",
+        "",
+        "| seed | writes asked for | acknowledged | acknowledged and lost |",
+        "|---:|---:|---:|---:|",
+        *(f"| {verdict.seed} | {verdict.asked} | {verdict.acknowledged} | {len(verdict.lost)} |" for verdict in losing),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

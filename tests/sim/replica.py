@@ -123,6 +123,17 @@ class Replica:
         self._in_flight = self._writing
         self._forget()
 
+    def stop(self) -> None:
+        """An orderly stop: everybody who waits is told before the process ends."""
+        if not self.up or self.paused or self.driver.failed is not None:
+            return
+        self.world.note("STOP", self.name)
+        self.driver.close()
+        owed = self.app.owes() or self.cluster.owes_change(self)
+        if owed is not None:
+            raise SimulationError("one answer", f"{self.name} stopped and owes answers to {owed}")
+        self.crash(power=False)
+
     def _forget(self) -> None:
         self._queue, self._writing, self._after_writes = [], [], []
         self._wake_at = self._wake_event = None
