@@ -12,7 +12,10 @@ from typing import Protocol
 
 from lockd.machine.modes import CONFLICTS, IS, IX, SUPREMUM
 from lockd.machine.sessions import Session
-from lockd.machine.types import Nanos, Resource
+from lockd.machine.types import FencingToken, Nanos, Resource
+
+NO_TOKEN = FencingToken(0)
+"""Of a hold that nobody has claimed."""
 
 PERMITS = 7
 """Stands where a mode would, for claims on a semaphore."""
@@ -52,8 +55,8 @@ class Holding:
         self.since = since
         self.mode = 0
         self.count = 0
-        self.token = 0
-        self.first_token = 0
+        self.token = NO_TOKEN
+        self.first_token = NO_TOKEN
         self.lock_delay: Nanos = 0
         self.shared = 0
         self.exclusive = 0

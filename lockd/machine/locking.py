@@ -7,7 +7,7 @@ from lockd.machine.claims import MODE_MAX, needs_of, read_claims, unknown_mode
 from lockd.machine.commands import Acquire, Claim, Convert, Guard
 from lockd.machine.ending import EndTable
 from lockd.machine.holds import Holding
-from lockd.machine.modes import SUPREMUM
+from lockd.machine.modes import INTENTION, SUPREMUM
 from lockd.machine.moment import MAX_TIME
 from lockd.machine.paths import PathError, parse_path
 from lockd.machine.results import Cancelled, Granted, Refused, Released, Result
@@ -26,6 +26,10 @@ class LockTable(EndTable):
     def acquire(self, session: Session, request_id: RequestId, command: Acquire) -> Result | None:
         """Take all claims or none; None: the request waits."""
         wait = command.wait
+        if len(command.claims) == 1:
+            granted = self._acquire_at_once(session, request_id, command)
+            if granted is not None:
+                return granted
         wants = self.check_claims(session, command.claims, command.lock_delay)
         if isinstance(wants, Refused):
             return wants
@@ -42,6 +46,33 @@ class LockTable(EndTable):
         if wait == 0:
             return self.refuse_held(session, blocked)
         return self._wait(session, request_id, wants, needs, blocked, wait, command.lock_delay, None)
+
+    def _acquire_at_once(self, session: Session, request_id: RequestId, command: Acquire) -> Granted | None:
+        """The ordinary case, with as little ado as possible: one lock that is free. None: anything else, and nothing has been done."""
+        claim, limits, locks, key = command.claims[0], self.limits, self.locks, session.id
+        resource, mode = claim.resource, claim.mode
+        if claim.limit or claim.permits or not 1 <= mode <= MODE_MAX or command.wait < FOREVER or (command.wait and not request_id):
+            return None
+        if not 0 <= command.lock_delay <= limits.lock_delay_max or len(session.holds) >= limits.holds_per_session:
+            return None
+        try:
+            lineage = parse_path(resource, limits)
+        except PathError:
+            return None
+        needed = int(mode)
+        for name in reversed(lineage):
+            lock = locks.get(name)
+            if lock is not None:
+                holding = lock.holders.get(key)
+                had = 0 if holding is None else holding.effective
+                target = SUPREMUM[had][needed]
+                if (target != had and lock.blocks_fresh(holding, target)) or (lock.pooled and name == resource):
+                    return None
+            needed = INTENTION[mode]
+        hold = self.take_mode(session, lineage, int(mode), command.lock_delay)
+        if self.dirty or self.stirred or self.suspects:
+            self.settle()
+        return Granted((hold,), self.moment.index)
 
     def check_claims(self, session: Session, claims: tuple[Claim, ...], lock_delay: Nanos) -> tuple[Want, ...] | Refused:
         """Everything that can be wrong with claims, whoever holds what."""
@@ -154,7 +185,8 @@ class LockTable(EndTable):
         if refused is not None:
             return refused
         released = self.give_back(session, holds)
-        self.settle()
+        if self.dirty or self.stirred or self.suspects:
+            self.settle()
         return released
 
     def check_release(self, session: Session, holds: tuple[Guard, ...]) -> Refused | None:

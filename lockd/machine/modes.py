@@ -21,6 +21,9 @@ X: Final = int(LockMode.EXCLUSIVE)
 
 MODES: Final = (IS, IX, S, SIX, U, X)
 
+MODE_OF: Final = (LockMode.INTENT_SHARED, *LockMode)
+"""The mode with a number, without the cost of calling LockMode(number); place 0 only keeps the others where they belong."""
+
 COMPATIBLE: Final[tuple[tuple[bool, ...], ...]] = (
     # none   IS     IX     S      SIX    U      X
     (True, True, True, True, True, True, True),  # none

@@ -21,6 +21,9 @@ Asked = Command | int | None
 """What a request id was used for: the command itself, its fingerprint, or None if it was cancelled before it came."""
 
 
+_BULKY = frozenset({CreateTransfers, CreateAccounts, Transact})
+
+
 class Session:
     """One client's life, its holds, its waits and its unacknowledged answers.
 
@@ -72,8 +75,7 @@ class Session:
     def remember(self, request_id: int, command: Command, result: Result | None) -> None:
         """Keep an answer until it is acknowledged."""
         # What may be large is not kept for the sake of telling a retry from a mistake.
-        bulky = isinstance(command, (CreateTransfers, CreateAccounts, Transact))
-        self.answers[request_id] = (fingerprint(command) if bulky else command, result)
+        self.answers[request_id] = (fingerprint(command) if type(command) in _BULKY else command, result)
 
     def resolve(self, request_id: int, result: Result) -> None:
         """A waiting request has its answer."""

@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from lockd.machine import events, refusals
-from lockd.machine.holds import NEW, PERMITS, Holding, Lock
-from lockd.machine.modes import INTENTION, IS, IX, SUPREMUM, X
+from lockd.machine.holds import NEW, NO_TOKEN, PERMITS, Holding, Lock
+from lockd.machine.modes import INTENTION, IS, IX, MODE_OF, SUPREMUM, X
 from lockd.machine.moment import Moment
 from lockd.machine.paths import Lineage
 from lockd.machine.results import Hold, Refused
@@ -105,29 +105,36 @@ class HoldTable:
 
     def take(self, session: Session, want: Want, lock_delay: Nanos) -> Hold:
         """Give the session what it wants; nothing may stand against it."""
-        resource = want.lineage[-1]
+        if want.permits:
+            holding = self._hold(session, want.lineage[-1])
+            if lock_delay > holding.lock_delay:
+                holding.lock_delay = lock_delay
+            return self._take_permits(session, holding, want)
+        return self.take_mode(session, want.lineage, want.mode, lock_delay)
+
+    def take_mode(self, session: Session, lineage: Lineage, mode: int, lock_delay: Nanos) -> Hold:
+        """Give the session a lock; nothing may stand against it."""
+        resource = lineage[-1]
         holding = self._hold(session, resource)
         if lock_delay > holding.lock_delay:
             holding.lock_delay = lock_delay
-        if want.permits:
-            return self._take_permits(session, holding, want)
-        mode = holding.mode
-        if mode == 0:
+        had = holding.mode
+        if had == 0:
             holding.since = self.moment.log_time
             holding.lock.claims += 1
-            self._set_mode(holding, want.lineage, want.mode)
+            self._set_mode(session, holding, lineage, mode)
             holding.first_token = holding.token
-        elif (target := SUPREMUM[mode][want.mode]) != mode:
-            self._set_mode(holding, want.lineage, target)
+        elif (target := SUPREMUM[had][mode]) != had:
+            self._set_mode(session, holding, lineage, target)
         holding.count += 1
-        return Hold(resource, LockMode(holding.mode), FencingToken(holding.token), holding.count)
+        return Hold(resource, MODE_OF[holding.mode], holding.token, holding.count)
 
     def convert(self, session: Session, lineage: Lineage, mode: int) -> Hold:
         """Give the session's hold another mode; nothing may stand against it."""
         holding = session.holds[lineage[-1]]
         if holding.mode != mode:
-            self._set_mode(holding, lineage, mode)
-        return Hold(lineage[-1], LockMode(mode), FencingToken(holding.token), holding.count)
+            self._set_mode(session, holding, lineage, mode)
+        return Hold(lineage[-1], MODE_OF[mode], holding.token, holding.count)
 
     def _hold(self, session: Session, resource: Resource) -> Holding:
         lock = self.locks.get(resource)
@@ -136,23 +143,43 @@ class HoldTable:
         holding = lock.holders.get(session.id)
         if holding is None:
             moment = self.moment
-            holding = Holding(session, lock, moment.next_order(), moment.log_time)
+            moment.last_order += 1
+            holding = Holding(session, lock, moment.last_order, moment.log_time)
             lock.holders[session.id] = session.holds[resource] = holding
         return holding
 
-    def _set_mode(self, holding: Holding, lineage: Lineage, mode: int) -> None:
-        moment, session = self.moment, holding.session
-        if session is None:
-            raise TypeError("a ghost cannot be converted")
-        old, new = INTENTION[holding.mode], INTENTION[mode]
+    def _set_mode(self, session: Session, holding: Holding, lineage: Lineage, mode: int) -> None:
+        moment, lock = self.moment, holding.lock
+        had = holding.mode
         holding.mode = mode
         token = holding.token = moment.next_token()
-        if old != new:
-            self.intend(session, lineage, old, new)
-        self.refresh(holding)
-        moment.events.append(
-            events.LockGranted(moment.index, len(moment.events), holding.lock.name, session.id, session.owner, LockMode(mode), token)
-        )
+        if had == 0:
+            intention = INTENTION[mode]
+            for resource in lineage[:-1]:
+                self._imply(session, resource, intention)
+        elif INTENTION[had] != INTENTION[mode]:
+            self.intend(session, lineage, INTENTION[had], INTENTION[mode])
+        if SUPREMUM[had][mode] == mode:
+            self._strengthen(session, holding, SUPREMUM[holding.effective][mode])
+        else:
+            self.refresh(holding)
+        made = moment.events
+        made.append(events.LockGranted(moment.index, len(made), lock.name, session.id, session.owner, MODE_OF[mode], token))
+
+    def _imply(self, session: Session, resource: Resource, intention: int) -> None:
+        holding = self._hold(session, resource)
+        if intention == IX:
+            holding.exclusive += 1
+        else:
+            holding.shared += 1
+        self._strengthen(session, holding, SUPREMUM[holding.effective][intention])
+
+    def _strengthen(self, session: Session, holding: Holding, effective: int) -> None:
+        # What grows stronger unblocks nobody, but for the session's own waiters.
+        if effective != holding.effective:
+            holding.lock.change(holding, effective)
+            if session.waits:
+                self.refile(session, holding.lock)
 
     def _take_permits(self, session: Session, holding: Holding, want: Want) -> Hold:
         moment, lock = self.moment, holding.lock
@@ -222,7 +249,8 @@ class HoldTable:
             lock.claims -= 1
             intention = INTENTION[holding.mode]
             holding.mode = 0
-        holding.count = holding.token = holding.first_token = holding.lock_delay = 0
+        holding.count = holding.lock_delay = 0
+        holding.token = holding.first_token = NO_TOKEN
         self.refresh(holding)
         self.intend(session, lineage, intention, 0)
 
@@ -237,7 +265,7 @@ class HoldTable:
         permits = grants.pop(token)
         holding.permits -= permits
         holding.count -= 1
-        holding.token = max(grants)
+        holding.token = FencingToken(max(grants))
         holding.lock.used -= permits
         self.touch(holding.lock)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lockd.machine.holds import Lock
 from lockd.machine.paths import Lineage
@@ -10,8 +10,7 @@ from lockd.machine.sessions import Session
 from lockd.machine.types import FencingToken, Nanos, RequestId, Resource
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(NamedTuple):
     """One checked claim: a mode on the last of `lineage`, or `permits` of `limit` (the mode is then 0)."""
 
     lineage: Lineage
@@ -20,8 +19,7 @@ class Want:
     limit: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """What a request needs on one resource: the supremum of all modes that its claims ask for or imply there, or permits."""
 
     resource: Resource

@@ -341,6 +341,10 @@ class Pair:
         self._advance(applied, elapsed)
         said = EXPIRED
         if self._alive(session):
+            for item in applied.completions:
+                # What was granted as time passed is there to be undone.
+                if (item.session, item.request_id) == (session, target) and self.expected.get((session, target)) == "granted":
+                    self._learn_grant(session, target, item.result)
             said = f"cancelled {self._cancel(session, target)}"
             self._settle()
         self._compare(applied, request, said)
