@@ -10,7 +10,7 @@ import gc
 import importlib.metadata
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import grpc
 from grpc_health.v1 import _async as health_aio
@@ -36,7 +36,11 @@ from lockd.rpc.lock import LockService
 from lockd.rpc.reads import Reads
 from lockd.rpc.row import RowService
 from lockd.rpc.session import SessionService
-from lockd.v1 import cluster_pb2, lock_pb2, row_pb2, session_pb2
+from lockd.rpc.watch import WatchService
+from lockd.v1 import cluster_pb2, lock_pb2, row_pb2, session_pb2, watch_pb2
+from lockd.watch.encode import encode
+from lockd.watch.facts import weigh
+from lockd.watch.hub import Hub
 
 MESSAGE_BYTES_MAX = 8 << 20
 _STOP_GRACE = 0.2
@@ -49,9 +53,24 @@ _DESCRIPTORS = {
         (row_pb2, "RowService"),
         (cluster_pb2, "ClusterService"),
         (ledger_pb2, "LedgerService"),
+        (watch_pb2, "WatchService"),
     )
 }
 _SERVICES = tuple(descriptor.full_name for descriptor in _DESCRIPTORS.values())
+
+
+class WatchedReplica(Replica):
+    """A replica whose events go to a hub. A snapshot replaces the state without its events: watchers must hear that."""
+
+    def __init__(self, clock: LoopClock, hub: Hub) -> None:
+        super().__init__(clock)
+        self._hub = hub
+        self.on_events = lambda index, _, events: hub.append(index, self.machine.log_time, events)
+
+    def restore(self, source: BinaryIO, index: int) -> None:
+        """Replace the machine by the snapshot's."""
+        super().restore(source, index)
+        self._hub.restart(index)
 
 
 class Node:
@@ -59,7 +78,8 @@ class Node:
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
-        self.replica = Replica(LoopClock())
+        self.hub = Hub(encode, weigh)
+        self.replica = WatchedReplica(LoopClock(), self.hub)
         self.engine = _make_engine(config, self.replica, self._failed)
         self.replica.attach(self.engine)
         self.replica.on_role = self._role_changed
@@ -95,6 +115,7 @@ class Node:
                 serve(_DESCRIPTORS["LockService"], LockService(self.gateway, reads)),
                 serve(_DESCRIPTORS["RowService"], RowService(self.gateway, reads)),
                 serve(_DESCRIPTORS["LedgerService"], LedgerService(self.gateway)),
+                WatchService(self.gateway, self.hub).handlers(),
                 ClusterService(self.gateway, facts).handlers(),
             )
         )
