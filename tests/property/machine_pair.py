@@ -36,6 +36,7 @@ class Pair:
         self.index = 0
         self.budget = expiries_per_entry
         self.learned = 0
+        self.undone = (0, 0)
         self.last_token = 0
         self.expected: dict[tuple[int, int], str] = {}
 
@@ -45,6 +46,7 @@ class Pair:
         self.index += 1
         entry = c.LogEntry(self.now + elapsed, () if request is None else (request,), leader_term)
         self.learned = 0
+        self.undone = (0, 0)
         return self.machine.apply(self.index, entry)
 
     def _advance(self, applied: results.Applied, elapsed: int, *, reign: bool = False) -> None:
@@ -116,6 +118,8 @@ class Pair:
         self.expected = {}
         self._learn_tokens(applied)
         for item in applied.completions:
+            if (item.session, item.request_id) == self.undone:
+                continue
             self._learn_grant(item.session, item.request_id, item.result)
         if request is not None:
             self._learn_grant(request.session, request.request_id, applied.results[0])
@@ -358,6 +362,7 @@ class Pair:
         granted = self.clients[session].granted.pop(target, None)
         if granted is None:
             return False, False
+        self.undone = (session, target)
         released = [self._give_back(session, resource, token) for resource, token in granted]
         return False, any(released)
 
