@@ -14,6 +14,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,27 +52,32 @@ def link(source: str, target: str) -> str:
     return f"{source}>{target}"
 
 
-def owner(peer_port: int, own_port: int, pids: dict[str, int]) -> str:
-    """Which node's process owns the end `peer_port` of a loopback connection to `own_port`; CLIENT if none does."""
-    inode = ""
-    for table, ends in (
-        ("/proc/net/tcp", ("0100007F:%04X", "0100007F:%04X")),
-        ("/proc/net/tcp6", ("0000000000000000FFFF00000100007F:%04X", "0000000000000000FFFF00000100007F:%04X")),
-    ):
-        wanted = f"{ends[0] % peer_port} {ends[1] % own_port}"
+_TABLES: Final = (
+    ("/proc/net/tcp", "0100007F:{:04X} 0100007F:{:04X} "),
+    ("/proc/net/tcp6", "0000000000000000FFFF00000100007F:{:04X} 0000000000000000FFFF00000100007F:{:04X} "),
+)
+
+
+def owners(ends: Collection[tuple[int, int]], pids: Mapping[str, int]) -> dict[tuple[int, int], str]:
+    """Which node's process owns the far end of each loopback connection (its port, our port); those of no node are left out."""
+    wanted: dict[str, tuple[int, int]] = {}
+    for path, form in _TABLES:
         with contextlib.suppress(OSError):
-            for line in Path(table).read_text(encoding="ascii").splitlines():
-                if wanted in line:
-                    inode = line.split()[9]
-    if not inode:
-        return CLIENT
+            table = Path(path).read_text(encoding="ascii")
+            for pair in ends:
+                at = table.find(form.format(*pair))
+                if at >= 0:
+                    # After the two addresses: state, queues, timer, retransmits, uid, timeout, inode.
+                    wanted[f"socket:[{table[at : at + 250].split()[8]}]"] = pair
+    found: dict[tuple[int, int], str] = {}
     for name, pid in pids.items():
         with contextlib.suppress(OSError):
             for entry in os.scandir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    if os.readlink(entry.path) == f"socket:[{inode}]":  # noqa: PTH115 - many, and each as short as can be
-                        return name
-    return CLIENT
+                    place = os.readlink(entry.path)  # noqa: PTH115 - many, each as short as can be
+                    if place in wanted:
+                        found[wanted[place]] = name
+    return found
 
 
 class _Connection:
@@ -160,6 +166,8 @@ class Network:
         self._rules: dict[str, Rule] = {}
         self._changed = asyncio.Event()
         self._pids: dict[str, int] = {}
+        self._asked: dict[tuple[int, int], asyncio.Future[str]] = {}
+        self._looking: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Connection] = set()
 
@@ -172,12 +180,29 @@ class Network:
         while self.rule(name).cut:
             await self._changed.wait()
 
+    async def source(self, far: int, near: int) -> str:
+        """Who opened the connection from port `far` to our port `near`. One look at the system answers all who ask meanwhile."""
+        answer = self._asked.setdefault((far, near), asyncio.get_running_loop().create_future())
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(answer)
+
+    async def _look(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                found = await asyncio.to_thread(owners, tuple(asked), dict(self._pids))
+                for pair, answer in asked.items():
+                    answer.set_result(found.get(pair, CLIENT))
+        finally:
+            self._looking = None
+
     async def listen(self, name: str, port: int, target: int) -> None:
         """Stand in front of a node's port. Raises OSError."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer = writer.get_extra_info("peername")
-            connection = _Connection(self, owner(peer[1], port, self._pids) if peer else CLIENT, name, writer)
+            connection = _Connection(self, await self.source(peer[1], port) if peer else CLIENT, name, writer)
             self._connections.add(connection)
             try:
                 await connection.run(reader, target)
