@@ -2,10 +2,13 @@
 
 `python bench/commit.py [--engines core,pysyncobj] [--peers etcd] [--seconds 4] [--rounds 2] [--json]`
 
-For each system, in turns: the median latency of one client that commits 100 bytes at a time; CPU and rate of small commands
-with 2,000 outstanding; CPU and rate of 128 kB batches with 16 outstanding. CPU is over all three nodes; the load runs inside
-the leader, so its own cost is included. etcd (a local binary on PATH) is asked over its gRPC API by one Python client: its
-latency is comparable, its CPU is not.
+For each system, in turns: the median latency of one client that commits 100 bytes at a time, beside the median of a bare write and
+fdatasync of the same disk at that moment; CPU and rate of small commands with 2,000 outstanding; CPU and rate of 128 kB batches with 16
+outstanding. CPU is over all three nodes. The load runs inside the leader, one task for each outstanding command, and its cost is part of
+the figure; how large a part is measured by the same load in the same process over an engine that does nothing ("of that the load").
+etcd (a local binary on PATH) is asked over its gRPC API by one Python client: its latency is comparable, its CPU is not.
+
+Every run also tells how busy the machine was with other work: figures of a busy machine are no figures of this program.
 """
 
 from __future__ import annotations
@@ -75,6 +78,44 @@ class Tally:
         self.count = int(source.read())
 
 
+class NullEngine:
+    """An engine that does nothing: what is proposed in one turn of the loop is applied in the next."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._gathered: list[bytes] = []
+        self._next = 1
+
+    def propose(self, data: bytes) -> int:
+        """Gather it."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._apply)
+        self._gathered.append(data)
+        self._next += 1
+        return self._next - 1
+
+    def _apply(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        first = self._next - len(gathered)
+        self._tally.apply([Committed(at, 1, data, at) for at, data in enumerate(gathered, first)])
+
+
+def bare_sync(data: Path, count: int) -> dict[str, Any]:
+    """What a write and fdatasync cost on this disk now, with nothing else to it."""
+    path = data / "bare"
+    times = []
+    with path.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 20)
+        for at in range(count):
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), os.urandom(SMALL), at * SMALL)
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - began)
+            time.sleep(0.001)
+    path.unlink()
+    return {"p50": percentile(times, 0.5) * 1e3}
+
+
 def make_engine(kind: str, index: int, ports: Sequence[int], data: Path, tally: Tally) -> Engine:
     """One node's engine."""
     members = tuple(Member(ReplicaId(f"n{i}"), f"127.0.0.1:{port}", "127.0.0.1:1") for i, port in enumerate(ports))
@@ -103,9 +144,9 @@ async def run_node(kind: str, index: int, ports: Sequence[int], data: Path) -> N
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
-    async def commit(payload: bytes) -> None:
+    async def commit(payload: bytes, log: Engine | NullEngine = engine) -> None:
         future: asyncio.Future[None] = loop.create_future()
-        tally.waiting[engine.propose(payload)] = future
+        tally.waiting[log.propose(payload)] = future
         await future
 
     async def latency(count: int) -> dict[str, Any]:
@@ -117,7 +158,8 @@ async def run_node(kind: str, index: int, ports: Sequence[int], data: Path) -> N
             await asyncio.sleep(0.001)
         return {"p50": percentile(times, 0.5) * 1e3, "p99": percentile(times, 0.99) * 1e3}
 
-    async def load(size: int, outstanding: int, seconds: float) -> dict[str, Any]:
+    async def load(size: int, outstanding: int, seconds: float, *, null: bool = False) -> dict[str, Any]:
+        log = NullEngine(tally) if null else engine
         payloads = [os.urandom(size) for _ in range(8)]
         end = time.perf_counter() + seconds
         done = 0
@@ -126,12 +168,12 @@ async def run_node(kind: str, index: int, ports: Sequence[int], data: Path) -> N
             nonlocal done
             payload = payloads[number % 8]
             while time.perf_counter() < end:
-                await commit(payload)
+                await commit(payload, log)
                 done += 1
 
-        began = time.perf_counter()
+        began, used = time.perf_counter(), cpu()
         await asyncio.gather(*[worker(i) for i in range(outstanding)])
-        return {"done": done, "seconds": time.perf_counter() - began}
+        return {"done": done, "seconds": time.perf_counter() - began, "cpu": cpu() - used}
 
     print(json.dumps({"ready": True}), flush=True)
     while line := await reader.readline():
@@ -143,10 +185,18 @@ async def run_node(kind: str, index: int, ports: Sequence[int], data: Path) -> N
                 answer = await latency(**command)
             case "load":
                 answer = await load(**command)
+            case "sync":
+                answer = await loop.run_in_executor(None, bare_sync, data, command["count"])
             case _:
                 answer = {"cpu": cpu()}
         print(json.dumps(answer), flush=True)
     await engine.stop()
+
+
+def busy() -> float:
+    """Seconds of CPU that this machine has spent on anything."""
+    user, nice, system, _, _, irq, soft, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
 
 
 class Trio:
@@ -213,6 +263,9 @@ def measure(kind: str, scratch: Path, seconds: float) -> dict[tuple[str, str, st
         one = trio.ask(trio.leader, do="latency", count=400)
         found["commit, one client", "p50", "ms"] = one["p50"]
         found["commit, one client", "p99", "ms"] = one["p99"]
+        found["commit, one client", "bare write and fdatasync, p50", "ms"] = trio.ask(trio.leader, do="sync", count=400)["p50"]
+        others, began = busy(), time.perf_counter()
+        own = trio.cpu()
         for question, size, outstanding, unit, scale in (
             ("small commands, 2,000 outstanding", SMALL, 2_000, "us", 1e6),
             ("128 kB batches, 16 outstanding", BATCH, 16, "ms", 1e3),
@@ -221,6 +274,11 @@ def measure(kind: str, scratch: Path, seconds: float) -> dict[tuple[str, str, st
             load = trio.ask(trio.leader, do="load", size=size, outstanding=outstanding, seconds=seconds)
             found[question, "rate", "1/s"] = load["done"] / load["seconds"]
             found[question, "CPU each, three nodes", unit] = (trio.cpu() - before) / load["done"] * scale
+            found[question, "of that the leader", unit] = load["cpu"] / load["done"] * scale
+            idle = trio.ask(trio.leader, do="load", size=size, outstanding=outstanding, seconds=seconds / 3, null=True)
+            found[question, "of that the load", unit] = idle["cpu"] / idle["done"] * scale
+        rest = busy() - others - (trio.cpu() - own)
+        found["the machine", "busy with other work", "% of its cores"] = 100 * rest / (time.perf_counter() - began) / (os.cpu_count() or 1)
         before = trio.cpu()
         time.sleep(3.0)
         found["idle", "CPU a node", "% of a core"] = (trio.cpu() - before) / 3.0 / 3 * 100

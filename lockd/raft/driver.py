@@ -136,11 +136,13 @@ class Driver:
 
         Raises NotLeaderError, OverloadedError, StorageFailedError or UnavailableError (closed); nothing was appended then.
         """
-        self._check_alive()
+        if self.failed is not None or self.closed:
+            self._check_alive()
         if self.role is not Role.LEADER:
             raise NotLeaderError(self.leader_member())
         ticket = self._tickets.add(data)
-        self._ask_soon()
+        if not self._soon:
+            self._ask_soon()
         return ticket
 
     def read(self, callback: Callable[[int | None], None]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from itertools import islice
-
 from lockd.raft.core.types import Entry, Nanos
 from lockd.raft.driver_io import DriverConfig
+from lockd.raft.envelope_bulk import data_of
 
 __all__ = ["Backlog"]
 
@@ -22,37 +20,44 @@ class Backlog:
 
     def __init__(self, config: DriverConfig) -> None:
         self._config = config
-        self._entries: deque[Entry] = deque()
+        self._entries: list[Entry] = []
+        self._at = 0
         self._slice = min(FIRST_SLICE, config.apply_entries)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) - self._at
 
     def add(self, entries: list[Entry]) -> None:
-        """These are committed; they follow what was added before."""
-        self._entries.extend(entries)
+        """These are committed; they follow what was added before. The list is kept."""
+        if self._at == len(self._entries):
+            self._entries, self._at = entries, 0
+        else:
+            if self._at > len(self._entries) // 2:
+                del self._entries[: self._at]
+                self._at = 0
+            self._entries += entries
 
     def clear(self) -> None:
         """Forget all of it: a snapshot covers it, or the driver stopped."""
-        self._entries.clear()
+        self._entries, self._at = [], 0
 
     def take(self) -> list[Entry]:
         """The next slice, at least one entry. There must be one."""
-        queue = self._entries
+        at = self._at
+        taken = self._entries[at : at + self._slice]
         limit = self._config.apply_bytes
-        size = 0
-        count = 0
-        for entry in islice(queue, self._slice):
-            size += len(entry.data)
-            if size > limit and count:
-                break
-            count += 1
-        if count == len(queue):
-            taken = list(queue)
-            queue.clear()
-            return taken
-        pop = queue.popleft
-        return [pop() for _ in range(count)]
+        if sum(map(len, map(data_of, taken))) > limit:
+            size = count = 0
+            for entry in taken:
+                size += len(entry.data)
+                if size > limit and count:
+                    break
+                count += 1
+            del taken[count:]
+        self._at = at + len(taken)
+        if self._at == len(self._entries):
+            self._entries, self._at = [], 0
+        return taken
 
     def took(self, count: int, duration: Nanos) -> None:
         """A slice of `count` entries took so long to apply."""

@@ -39,10 +39,13 @@ from lockd.raft.transport import Transport
 
 __all__ = ["EngineConfig", "RaftEngine"]
 
-STALL_PERIOD = 0.1
+STALL_PERIOD = 0.2
 STALL = 0.05
 READ_RETRY = 0.01
 SNAPSHOT_RETRY = 0.1
+LATE: Nanos = 30_000_000
+LISTEN_FIRST: Nanos = 20_000_000
+LISTEN_FIRST_LEADING: Nanos = 5_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class RaftEngine:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: Nanos = 0
         self._wake_at: Nanos = 0
+        self._listening = False
         self._stalls = 0
         self._longest_stall = 0.0
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -327,10 +331,16 @@ class RaftEngine:
 
     def _ring(self) -> None:
         self._timer = None
-        if time.monotonic_ns() >= self._wake_at:
-            self.driver.tick()
-        else:
+        now = time.monotonic_ns()
+        if now < self._wake_at:
             self._arm(self._wake_at)
+        elif now - self._wake_at > LATE and not self._listening:
+            # It was this process that stood still. What the others said meanwhile waits to be read, and must not pass for their silence.
+            self._listening = True
+            self._arm(now + (LISTEN_FIRST_LEADING if self.is_leader else LISTEN_FIRST))
+        else:
+            self._listening = False
+            self.driver.tick()
 
     def soon(self) -> None:
         """At the end of the loop's turn."""

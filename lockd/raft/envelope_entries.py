@@ -20,9 +20,18 @@ _RUN = struct.Struct("<QI")
 _KINDS = tuple(EntryKind(value) for value in range(len(EntryKind)))
 _LAST_INDEX = (1 << 63) - 1
 
+_latest: tuple[Sequence[Entry], tuple[bytes, ...], int] | None = None
+"""Pieces and size of what was encoded or decoded last: a leader sends the same tuple to every peer and writes it to its own journal, and a
+follower writes what it received. A tuple that is the same object has the same bytes; replaced as a whole, so threads may share it."""
+
 
 def encode_entries(entries: Sequence[Entry], out: list[bytes]) -> int:
     """Append the pieces of `entries` (one or more, of consecutive indexes) to `out`; returns how many bytes they are."""
+    global _latest
+    latest = _latest
+    if latest is not None and latest[0] is entries:
+        out += latest[1]
+        return latest[2]
     first, last = entries[0], entries[-1]
     count = len(entries)
     if first.term == last.term:
@@ -35,9 +44,12 @@ def encode_entries(entries: Sequence[Entry], out: list[bytes]) -> int:
     head = b"".join(
         (_HEAD.pack(first.index, count, number), runs, bytes([entry.kind for entry in entries]), struct.pack(f"<{count}I", *lengths))
     )
-    out.append(head)
-    out += datas
-    return len(head) + sum(lengths)
+    pieces = (head, *datas)
+    size = len(head) + sum(lengths)
+    if isinstance(entries, tuple):
+        _latest = (entries, pieces, size)
+    out += pieces
+    return size
 
 
 def _runs(entries: Sequence[Entry]) -> tuple[bytes, int]:
@@ -52,6 +64,8 @@ def _runs(entries: Sequence[Entry]) -> tuple[bytes, int]:
 
 def decode_entries(raw: bytes, at: int, end: int) -> tuple[Entry, ...]:
     """The entries encoded in `raw[at:end]`. Raises ValueError on anything malformed, before it takes memory for it."""
+    global _latest
+    start = at
     if end - at < _HEAD.size:
         raise ValueError("entries are cut short")
     index, count, number = _HEAD.unpack_from(raw, at)
@@ -83,4 +97,6 @@ def decode_entries(raw: bytes, at: int, end: int) -> tuple[Entry, ...]:
         kinds = [_KINDS[code] for code in codes]
     else:
         raise ValueError("an entry of an unknown kind")
-    return make_entries(index, terms, kinds, datas)
+    made = make_entries(index, terms, kinds, datas)
+    _latest = (made, (raw[start:end],), end - start)
+    return made

@@ -81,6 +81,21 @@ def test_slices_are_bounded_by_bytes_but_never_empty() -> None:
     assert taken == [[1], [2], [3], [4, 5]]
 
 
+def test_what_is_added_while_slices_are_taken_keeps_its_place() -> None:
+    """No entry is lost, doubled or moved, however adding and taking alternate."""
+    backlog = Backlog(DriverConfig(apply_entries=3))
+    taken: list[int] = []
+    following = 1
+    for added in (5, 0, 7, 1, 0, 0, 11, 2):
+        backlog.add([entry(following + n, 1) for n in range(added)])
+        following += added
+        taken += [each.index for each in backlog.take()]
+        assert len(taken) + len(backlog) == following - 1
+    while len(backlog):
+        taken += [each.index for each in backlog.take()]
+    assert taken == list(range(1, following))
+
+
 def test_slices_follow_what_entries_cost() -> None:
     """They double while they are quick, up to the bound, and halve when they are slow, down to one."""
     config = DriverConfig()
