@@ -172,7 +172,12 @@ class Nemesis:
 
     def double_crash(self, fault: Fault) -> None:
         """The process dies, comes back from what it finds, and soon after the machine loses power."""
-        replica = self._any(fault.a)
+        self._crash_while_writing(fault, self._any(fault.a), 200)
+
+    def _crash_while_writing(self, fault: Fault, replica: Replica, patience: int) -> None:
+        if patience and not (replica.up and replica.writing):
+            self.world.after(MS // 4, self._crash_while_writing, fault, replica, patience - 1)
+            return
         replica.crash(power=False)
         self.world.after(MS, self._restart, replica)
         self.world.after(2 * MS + int(fault.b * fault.b * 60 * MS), self._crash, fault, replica)

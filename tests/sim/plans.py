@@ -58,8 +58,8 @@ PROFILES: dict[str, dict[str, int]] = {
     },
     "everything": {
         "stop": 1, "isolate": 2, "cut": 2, "partition": 2, "mend": 3, "storm": 2, "burst": 2, "clock": 1, "pause": 1, "crash": 3,
-        "power": 2, "blackout": 1, "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2, "remove": 1,
-        "two changes": 1, "snapshot": 2, "disk error": 1, "disk full": 1, "wall": 1, "one-way leader": 1,
+        "power": 2, "blackout": 1, "slow disk": 1, "isolate leader": 2, "transfer": 2, "pause leader": 1, "add": 2, "promote": 2,
+        "remove": 1, "two changes": 1, "snapshot": 2, "disk error": 1, "disk full": 1, "wall": 1, "one-way leader": 1,
     },
 }  # fmt: skip
 """Profile -> how often each kind of fault is drawn."""

@@ -428,10 +428,10 @@ def page(verdicts: list[Verdict]) -> str:
     lines = [
         "# The control: PySyncObj 0.3.17 under the simulation",
         "",
-        f"Seeds {verdicts[0].seed} to {verdicts[-1].seed}, three nodes, a perfect disk, in-order connections: {len(losing)} of {len(verdicts)}",
-        "lost writes that had been acknowledged. A write is lost if, after everything was healed and restarted from disk, a leader that has",
-        "committed an entry of its own term does not hold it. "
-        f"{sum(not verdict.settled for verdict in verdicts)} runs had not converged 30 s after healing.",
+        f"{len(losing)} of {len(verdicts)} runs (three nodes, a perfect disk, in-order links) lost writes that had been acknowledged,",
+        f"and {sum(not verdict.settled for verdict in verdicts)} had not converged 30 s after healing. A write is lost if, after all",
+        "was healed and restarted from disk, a leader that has committed an entry of its own term does not hold it.",
+        "",
         f"Again: `python -m tests.sim.pysyncobj_control --start {verdicts[0].seed} --seeds {len(verdicts)}`.",
         "",
         "| seed | writes asked for | acknowledged | acknowledged and lost |",

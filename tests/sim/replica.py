@@ -123,6 +123,11 @@ class Replica:
         self._in_flight = self._writing
         self._forget()
 
+    @property
+    def writing(self) -> bool:
+        """Whether the disk is at work on the journal."""
+        return bool(self._writing)
+
     def stop(self) -> None:
         """An orderly stop: everybody who waits is told before the process ends."""
         if not self.up or self.paused or self.driver.failed is not None:
