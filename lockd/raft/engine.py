@@ -268,7 +268,7 @@ class RaftEngine:
         p50, p99 = self._writer.latencies.percentiles_ms()
         return EngineStatus(
             id=self.config.id,
-            engine="lockd",
+            engine="core",
             role=driver.role,
             term=node.term,
             leader=driver.leader,
