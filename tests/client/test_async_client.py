@@ -328,7 +328,7 @@ async def test_a_cluster_that_goes_away_is_unavailable(cluster: FakeCluster) -> 
     async with connect(cluster.endpoints, timeout=0.5) as client:
         await client.acquire("a")
         cluster.stop(0)
-        await until(lambda: client._session is not None and not client._session._connected)
+        await until(lambda: client._session is not None and not client._session.core.connected)
         with pytest.raises(Unavailable):
             await client.ledger.create_accounts(ACCOUNTS, timeout=0.3)
 
@@ -387,7 +387,7 @@ async def test_the_window_holds_callers_back(cluster: FakeCluster, monkeypatch: 
         await client.acquire("warm")
         cluster.gate.clear()
         calls = [asyncio.create_task(client.acquire(f"a/{i}")) for i in range(4)]
-        await until(lambda: client._session is not None and len(client._session._window) >= 4)
+        await until(lambda: client._session is not None and len(client._session.core.unanswered) >= 4)
         with pytest.raises(DeadlineExceeded, match="never left"):
             await client.ledger.create_accounts(ACCOUNTS, timeout=0.05)
         late = asyncio.create_task(client.acquire("late"))

@@ -292,8 +292,7 @@ def test_lock_run_ends_the_command_when_the_lock_is_lost(cluster: FakeCluster, t
     thread.join()
     assert result.exit_code == 1
     assert "expired" in result.stderr
-    for pid in started.read_text().split():
-        until_sync(lambda pid=pid: gone(int(pid)))
+    until_sync(lambda: all(gone(int(pid)) for pid in started.read_text().split()))
 
 
 def gone(pid: int) -> bool:

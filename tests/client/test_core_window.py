@@ -26,9 +26,9 @@ class Slot:
         self.result = exception
 
 
-def request(deadline: int = NEVER, size: int = 10, *, write: bool = True) -> Pending[Slot]:
+def request(deadline: int = NEVER, size: int = 10) -> Pending[Slot]:
     """A request somebody waits for."""
-    return Pending(session_pb2.StreamCommand(), Slot(), deadline, size, write=write)
+    return Pending(session_pb2.StreamCommand(), Slot(), deadline, size)
 
 
 def ids(batch: session_pb2.StreamRequest | None) -> list[int]:

@@ -128,6 +128,11 @@ async def sleep(nanos: int) -> None:
     await asyncio.sleep(nanos / 1e9)
 
 
+def current_owner() -> object:
+    """Who asks: the task. Tasks of one client take turns at a lock; the same one may take it again."""
+    return asyncio.current_task() or object()
+
+
 class Scope:
     """Cancels the body of an `async with` when its lock is lost, as asyncio.timeout() does when time is up.
 
@@ -135,18 +140,18 @@ class Scope:
     has cancelled the task meanwhile is it turned into an error; so that timeouts and task groups around it keep working.
     """
 
-    __slots__ = ("_before", "_closed", "_fired", "_loop", "_task")
+    __slots__ = ("_before", "_closed", "_fired", "_task")
 
     def __init__(self, grant: Grant) -> None:  # noqa: ARG002 - the threaded twin asks the grant
-        self._task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self._before = self._task.cancelling() if self._task is not None else 0
+        self._task = task = asyncio.current_task()
+        self._before = task.cancelling() if task is not None else 0
         self._fired = False
         self._closed = False
 
     def fire(self) -> None:
         """Cancel the body, soon: never inside the step of a task that runs just now, whose next await might be outside the body."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if not self._closed and not self._fired and self._task is not None:

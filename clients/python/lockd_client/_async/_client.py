@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from lockd_client._async._backend import Mutex, check_scopes
+from lockd_client._async._backend import Mutex, check_scopes, current_owner
 from lockd_client._async._cluster import Cluster, Locks, Sessions
+from lockd_client._async._core import NotApplied
 from lockd_client._async._ledger import Ledger
 from lockd_client._async._lock import Grant, LockRequest
 from lockd_client._async._rows import Rows, Transaction
-from lockd_client._async._session import NotApplied, Session
+from lockd_client._async._session import Session
 from lockd_client._async._transport import Transport
 from lockd_client._core.endpoints import parse_endpoints
-from lockd_client._core.requests import acquire_command, as_claims, holds_from, seconds_to_nanos
+from lockd_client._core.requests import acquire_command, as_claims, seconds_to_nanos
 from lockd_client._core.window import NEVER
 from lockd_client.errors import ClientClosed, FencedError, Internal, LockHeld, UnknownOutcome
 from lockd_client.model import LockMode
@@ -97,6 +98,8 @@ class Client:
 
     def deadline(self, timeout: float | None, wait: float | None = 0) -> int:
         """For the parts of this package: when a call that may take `timeout` beyond a wait is over (monotonic nanoseconds)."""
+        if wait == 0 and timeout is None:
+            return time.monotonic_ns() + self._timeout_nanos
         if wait is None:
             return NEVER
         allowed = self._timeout_nanos if timeout is None else seconds_to_nanos("timeout", timeout)
@@ -166,6 +169,9 @@ class Client:
     ) -> Grant:
         """Take one or many resources, all or none. Prefer `lock`, which also gives them back.
 
+        Tasks (threads, in the sync form) of one client exclude each other like those of different clients; the same task may take a
+        lock that it has again, and then gives it back as often.
+
         Cancelling it (or, in the sync form, KeyboardInterrupt) leaves neither a waiter nor a holder behind.
 
         Args:
@@ -184,19 +190,38 @@ class Client:
             Unavailable: No node could be reached in time.
             InvalidArgument: A path or duration breaks a rule.
         """
+        return await self.take(as_claims(resources), mode, wait, lock_delay, timeout, on_lost)
+
+    async def take(
+        self,
+        claims: Sequence[str | Claim],
+        mode: LockMode,
+        wait: float | None,
+        lock_delay: float,
+        timeout: float | None,
+        on_lost: Callable[[Grant], None] | None,
+    ) -> Grant:
+        """For the parts of this package: `acquire`, with claims that are made already."""
         check_scopes()
-        claims = as_claims(resources, mode)
         deadline = self.deadline(timeout, wait)
+        owner = current_owner()
         for attempt in range(NEW_SESSIONS):
-            command, size = acquire_command(claims, wait, lock_delay)
             session = self.current_session()
+            turn = session.turn(owner, claims, mode)
             try:
+                if not turn.had:
+                    begun = time.monotonic_ns()
+                    await session.wait_for_turn(turn, wait, deadline)
+                    if wait is not None:
+                        wait = max(0.001, wait - (time.monotonic_ns() - begun) / 1e9)
+                command, size = acquire_command(claims, mode, wait, lock_delay)
                 request_id, reply = await session.acquire(command, deadline, size)
-            except NotApplied:
-                if attempt == NEW_SESSIONS - 1:
-                    raise
-                continue
-            grant = Grant(self, session, request_id, holds_from(reply.acquire.holds), on_lost)
+            except BaseException as error:
+                session.give(turn)
+                if isinstance(error, NotApplied) and attempt < NEW_SESSIONS - 1:
+                    continue
+                raise
+            grant = Grant(self, session, request_id, reply.acquire.holds, turn, on_lost)
             session.register(request_id, grant)
             return grant
         raise Internal("no session took the request")
@@ -216,7 +241,7 @@ class Client:
         If the lock or its session is lost, the body is cancelled, and the block raises LockLost (asyncio). In the sync form every
         further call of the client in that block raises it, and so does the block's end.
         """
-        return LockRequest(self, as_claims(resource, mode), wait, lock_delay, timeout, on_lost)
+        return LockRequest(self, (resource,), mode, wait, lock_delay, timeout, on_lost)
 
     def lock_many(
         self,
@@ -229,7 +254,7 @@ class Client:
         on_lost: Callable[[Grant], None] | None = None,
     ) -> LockRequest:
         """Like `lock`, for many resources: all or none, in one step, so that they cannot deadlock among themselves."""
-        return LockRequest(self, as_claims(resources, mode), wait, lock_delay, timeout, on_lost)
+        return LockRequest(self, as_claims(resources), mode, wait, lock_delay, timeout, on_lost)
 
     async def try_lock(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lockd.v1 import session_pb2
 from lockd_client._async._backend import Scope
 from lockd_client._core.requests import MODES, holds_from, wait_message
-from lockd_client.errors import DeadlineExceeded, FencedError, LockdError, LockLost, NotHeld, SessionLost, Unavailable
+from lockd_client.errors import DeadlineExceeded, FencedError, InvalidArgument, LockdError, LockLost, NotHeld, SessionLost, Unavailable
 from lockd_client.model import Guard, Hold, LockMode
 
 if TYPE_CHECKING:
@@ -15,18 +15,27 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from lockd.v1 import lock_pb2
+    from lockd_client._async._backend import Event
     from lockd_client._async._client import Client
     from lockd_client._async._session import Session
+    from lockd_client._core.turns import Turn
     from lockd_client.model import Claim
 
 
 class Grant:
     """One or more resources that this client holds. Also a context manager that releases them at the end."""
 
-    __slots__ = ("_client", "_lost", "_on_lost", "_released", "_request_id", "_scope", "_session", "holds")
+    __slots__ = ("_client", "_held", "_lost", "_on_lost", "_released", "_request_id", "_scope", "_session", "_turn")
 
     def __init__(
-        self, client: Client, session: Session, request_id: int, holds: tuple[Hold, ...], on_lost: Callable[[Grant], None] | None
+        self,
+        client: Client,
+        session: Session,
+        request_id: int,
+        held: Sequence[lock_pb2.Hold],
+        turn: Turn[Event],
+        on_lost: Callable[[Grant], None] | None,
     ) -> None:
         self._client = client
         self._session = session
@@ -35,18 +44,23 @@ class Grant:
         self._lost: LockLost | None = None
         self._released = False
         self._scope: Scope | None = None
-        self.holds = holds
+        self._held = held
+        self._turn = turn
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
         """What is held, in the order of the claims."""
+        return holds_from(self._held)
 
     @property
     def resource(self) -> str:
         """The (first) resource."""
-        return self.holds[0].resource
+        return self._held[0].resource
 
     @property
     def token(self) -> int:
         """The fencing token of the (first) resource: strictly increasing over all grants of the cluster, for ever."""
-        return self.holds[0].token
+        return self._held[0].token
 
     @property
     def mode(self) -> LockMode:
@@ -100,7 +114,7 @@ class Grant:
     def guards(self) -> list[Guard]:
         """A guard for every resource of the grant; errors as in `guard`."""
         self.check()
-        return [Guard(hold.resource, hold.token) for hold in self.holds]
+        return [Guard(hold.resource, hold.token) for hold in self._held]
 
     async def convert(self, mode: LockMode, *, wait: float | None = None, timeout: float | None = None) -> None:
         """Change the mode of a grant of one resource, up or down.
@@ -117,14 +131,27 @@ class Grant:
             LockLost: The grant is lost.
         """
         self.check()
-        command = session_pb2.StreamCommand()
-        command.convert.resource = self.resource
-        command.convert.token = self.token
-        command.convert.mode = MODES[mode]
-        if (message := wait_message(wait)) is not None:
-            command.convert.wait.CopyFrom(message)
-        _, reply = await self._session.acquire(command, self._client.deadline(timeout, wait), 64 + len(self.resource))
-        self.holds = (*holds_from([reply.convert.hold]), *self.holds[1:])
+        if len(self._held) != 1:
+            raise InvalidArgument("Only a grant of one resource can be converted.")
+        session = self._session
+        deadline = self._client.deadline(timeout, wait)
+        turn = session.turn(self._turn.owner, (self.resource,), mode)
+        try:
+            if not turn.had:
+                await session.wait_for_turn(turn, wait, deadline)
+            command = session_pb2.StreamCommand()
+            command.convert.resource = self.resource
+            command.convert.token = self.token
+            command.convert.mode = MODES[mode]
+            if (message := wait_message(wait)) is not None:
+                command.convert.wait.CopyFrom(message)
+            _, reply = await session.acquire(command, deadline, 64 + len(self.resource))
+        except BaseException:
+            session.give(turn)
+            raise
+        self._held = [reply.convert.hold]
+        session.give(self._turn)
+        self._turn = turn
 
     async def release(self, *, timeout: float | None = None) -> None:
         """Give the locks back. Doing so twice is no error.
@@ -147,17 +174,18 @@ class Grant:
         self._session.grants.pop(self._request_id, None)
         command = session_pb2.StreamCommand()
         size = 32
-        for hold in self.holds:
-            guard = command.release.holds.add()
-            guard.resource = hold.resource
+        add = command.release.holds.add
+        for hold in self._held:
+            guard = add()
+            guard.resource = resource = hold.resource
             guard.token = hold.token
-            size += len(hold.resource) + 16
+            size += len(resource) + 16
         try:
-            reply = await self._session.release(command, self._client.deadline(timeout), size)
+            reply = await self._session.release(command, self._turn, self._client.deadline(timeout), size)
         except (NotHeld, FencedError) as error:
             self._lost = LockLost(f"{self.resource} had been taken away before it was released.", metadata=error.metadata)
             raise self._lost from error
-        if not all(reply.release.released):
+        if False in reply.release.released:
             self._lost = LockLost(f"{self.resource} had been taken away before it was released.")
             raise self._lost
 
@@ -167,8 +195,13 @@ class Grant:
         why = end if isinstance(end, LockLost) else LockLost(f"{self.resource} is lost: {end.message if end else 'the session is over'}")
         self._lose(why)
 
+    def relies_on(self, tokens: frozenset[int]) -> bool:
+        """For the session: whether one of its tokens is among these."""
+        return any(hold.token in tokens for hold in self._held)
+
     def taken_away(self) -> None:
         """For the session: the service refused the token."""
+        self._session.give(self._turn)
         self._lose(LockLost(f"{self.resource} was taken away: its token {self.token} is fenced."))
 
     def _lose(self, why: LockLost) -> None:
@@ -223,12 +256,13 @@ class Grant:
 class LockRequest:
     """What `client.lock()` returns: `async with` acquires at its beginning and releases at its end."""
 
-    __slots__ = ("_claims", "_client", "_grant", "_lock_delay", "_on_lost", "_timeout", "_wait")
+    __slots__ = ("_claims", "_client", "_grant", "_lock_delay", "_mode", "_on_lost", "_timeout", "_wait")
 
     def __init__(
         self,
         client: Client,
-        claims: Sequence[Claim],
+        claims: Sequence[str | Claim],
+        mode: LockMode,
         wait: float | None,
         lock_delay: float,
         timeout: float | None,
@@ -236,6 +270,7 @@ class LockRequest:
     ) -> None:
         self._client = client
         self._claims = claims
+        self._mode = mode
         self._wait = wait
         self._lock_delay = lock_delay
         self._timeout = timeout
@@ -243,9 +278,7 @@ class LockRequest:
         self._grant: Grant | None = None
 
     async def __aenter__(self) -> Grant:
-        grant = await self._client.acquire(
-            self._claims, wait=self._wait, lock_delay=self._lock_delay, timeout=self._timeout, on_lost=self._on_lost
-        )
+        grant = await self._client.take(self._claims, self._mode, self._wait, self._lock_delay, self._timeout, self._on_lost)
         grant.enter()
         self._grant = grant
         return grant

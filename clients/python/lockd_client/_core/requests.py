@@ -33,20 +33,17 @@ PERMITS_MODE = LockMode.EXCLUSIVE
 """What a semaphore's hold is shown as; the service names no mode there."""
 
 
-def as_claims(resources: str | Claim | Sequence[str | Claim], mode: LockMode) -> list[Claim]:
-    """One or many resources as claims; plain names get the mode.
+def as_claims(resources: str | Claim | Sequence[str | Claim]) -> Sequence[str | Claim]:
+    """One or many resources as a sequence.
 
     Raises:
         InvalidArgument: There is none.
     """
-    if isinstance(resources, str):
-        return [Claim(resources, mode)]
-    if isinstance(resources, Claim):
-        return [resources]
-    claims = [Claim(r, mode) if isinstance(r, str) else r for r in resources]
-    if not claims:
+    if isinstance(resources, str | Claim):
+        return (resources,)
+    if not resources:
         raise InvalidArgument("An acquire needs a resource.", violations=[FieldViolation("claims", "at least one is needed")])
-    return claims
+    return resources
 
 
 def seconds_to_nanos(field: str, seconds: float) -> int:
@@ -78,8 +75,10 @@ def wait_message(wait: float | None) -> lock_pb2.Wait | None:
     return message
 
 
-def acquire_command(claims: Sequence[Claim], wait: float | None, lock_delay: float) -> tuple[session_pb2.StreamCommand, int]:
-    """An acquire and its approximate size in bytes.
+def acquire_command(
+    claims: Sequence[str | Claim], mode: LockMode, wait: float | None, lock_delay: float
+) -> tuple[session_pb2.StreamCommand, int]:
+    """An acquire and its approximate size in bytes; plain names get the mode.
 
     Raises:
         InvalidArgument: A duration is out of range.
@@ -89,6 +88,11 @@ def acquire_command(claims: Sequence[Claim], wait: float | None, lock_delay: flo
     size = 32
     for claim in claims:
         message = acquire.claims.add()
+        if isinstance(claim, str):
+            message.resource = claim
+            message.mode = MODES[mode]
+            size += len(claim) + 16
+            continue
         message.resource = claim.resource
         message.mode = MODES[claim.mode]
         if claim.limit or claim.permits:

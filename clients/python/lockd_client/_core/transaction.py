@@ -141,7 +141,8 @@ class TransactionBuilder:
     def lock(self, *resources: str | Claim, mode: LockMode = LockMode.EXCLUSIVE) -> Self:
         """Take locks without waiting: all or the transaction is refused."""
         message = row_pb2.TakeLocks()
-        for claim in requests.as_claims(resources, mode):
+        for wanted in requests.as_claims(resources):
+            claim = Claim(wanted, mode) if isinstance(wanted, str) else wanted
             message.claims.add(resource=claim.resource, mode=requests.MODES[claim.mode], permits=claim.permits, limit=claim.limit)
         return self._operation(row_pb2.Operation(take_locks=message), 64 * len(message.claims))
 

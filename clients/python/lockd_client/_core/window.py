@@ -46,55 +46,53 @@ W = TypeVar("W", bound=Waiter)
 
 
 class Pending(Generic[W]):
-    """One request from its submission to its answer."""
+    """One request from its submission to its answer. What most requests never need stays a default of the class."""
 
-    __slots__ = (
-        "ambiguous",
-        "attempts",
-        "background",
-        "command",
-        "deadline",
-        "decode",
-        "dropped",
-        "ephemeral",
-        "failure",
-        "lock_wait",
-        "reply",
-        "request_id",
-        "sent_at",
-        "size",
-        "target",
-        "waiter",
-        "write",
-    )
+    request_id: int = 0
+    sent_at: int = 0
+    """When it was last handed to a stream and may have reached the service; 0: it has certainly not."""
+    write: bool = True
+    """Whether an unanswered request may have changed something."""
+    attempts: int = 0
+    ambiguous: bool = False
+    """An earlier sending may have been applied although no reply came."""
+    background: bool = False
+    """Goes on although nobody waits: a release, a cancellation, the acquire that is being cancelled."""
+    ephemeral: bool = False
+    """A keepalive: never sent twice, because a repeated one would answer from memory and prolong nothing."""
+    lock_wait: bool = False
+    """An acquire or conversion: it ends with the session's validity."""
+    dropped: bool = False
+    cancelling: bool = False
+    """A CancelAcquire for it is under way. It counts as unanswered until that is answered: the service undoes a grant from what it
+    remembers of this request, and would forget it once it is acknowledged."""
+    target: Pending[W] | None = None
+    """The acquire that this request cancels."""
+    reply: session_pb2.StreamReply | None = None
+    failure: LockdError | None = None
+    """The last refusal."""
+    decode: Callable[[session_pb2.StreamReply], Any] | None = None
+    """Makes the caller's result from the reply; for `resolve`."""
 
-    def __init__(self, command: session_pb2.StreamCommand, waiter: W | None, deadline: int, size: int, *, write: bool) -> None:
+    def __init__(self, command: session_pb2.StreamCommand, waiter: W | None, deadline: int, size: int) -> None:
         self.command = command
         self.waiter = waiter
         self.deadline = deadline
         """Monotonic nanoseconds; NEVER if it has none."""
         self.size = size
-        self.write = write
-        """Whether an unanswered request may have changed something."""
-        self.request_id = 0
-        self.sent_at = 0
-        """When it was last handed to a stream; 0: it never left."""
-        self.attempts = 0
-        self.ambiguous = False
-        """An earlier sending may have been applied although no reply came."""
-        self.background = False
-        """Goes on although nobody waits: a release, a cancellation, the acquire that is being cancelled."""
-        self.ephemeral = False
-        """A keepalive: never sent twice, because a repeated one would answer from memory and prolong nothing."""
-        self.lock_wait = False
-        """An acquire or conversion: it ends with the session's validity."""
-        self.dropped = False
-        self.target: Pending[W] | None = None
-        """The acquire that this request cancels."""
-        self.reply: session_pb2.StreamReply | None = None
-        self.failure: LockdError | None = None
-        self.decode: Callable[[session_pb2.StreamReply], Any] | None = None
-        """Makes the caller's result from the reply; for `resolve`."""
+
+
+class LockWait(Pending[W]):
+    """An acquire or conversion."""
+
+    lock_wait = True
+
+
+class Background(Pending[W]):
+    """What goes on although nobody waits any more, and changes nothing that would be unknown."""
+
+    write = False
+    background = True
 
 
 class Window(Generic[W]):
@@ -102,54 +100,51 @@ class Window(Generic[W]):
 
     def __init__(self, first_id: int) -> None:
         self.next_id = first_id
-        self._unanswered: dict[int, Pending[W]] = {}
+        self.unanswered: dict[int, Pending[W]] = {}
         self._outbox: deque[Pending[W]] = deque()
 
-    def __len__(self) -> int:
-        return len(self._unanswered)
-
     def __iter__(self) -> Iterator[Pending[W]]:
-        return iter(list(self._unanswered.values()))
+        return iter(list(self.unanswered.values()))
 
     def get(self, request_id: int) -> Pending[W] | None:
         """The unanswered request of this number."""
-        return self._unanswered.get(request_id)
+        return self.unanswered.get(request_id)
 
     @property
     def lowest(self) -> int:
         """The lowest unanswered id: all below it have been answered and will not be asked for again."""
-        for request_id in self._unanswered:
+        for request_id in self.unanswered:
             return request_id
         return self.next_id
 
-    @property
-    def waiting_to_leave(self) -> int:
-        """How many requests are queued to be sent."""
-        return len(self._outbox)
-
-    def add(self, pending: Pending[W]) -> None:
-        """Number a new request and queue it."""
-        self.number(pending)
-        self._outbox.append(pending)
+    def add(self, pending: Pending[W]) -> bool:
+        """Number a new request and queue it; whether nothing was queued before."""
+        request_id = self.next_id
+        pending.request_id = pending.command.request_id = request_id
+        self.next_id = request_id + 1
+        self.unanswered[request_id] = pending
+        outbox = self._outbox
+        outbox.append(pending)
+        return len(outbox) == 1
 
     def number(self, pending: Pending[W]) -> None:
         """Number a new request without queueing it; it leaves with `take_only`."""
         pending.request_id = pending.command.request_id = self.next_id
         self.next_id += 1
-        self._unanswered[pending.request_id] = pending
+        self.unanswered[pending.request_id] = pending
 
     def answered(self, request_id: int) -> Pending[W] | None:
         """The request is over; None if it is not known (an answer that came twice)."""
-        return self._unanswered.pop(request_id, None)
+        return self.unanswered.pop(request_id, None)
 
     def drop(self, pending: Pending[W]) -> None:
         """Forget a request, whether queued or sent."""
         pending.dropped = True
-        self._unanswered.pop(pending.request_id, None)
+        self.unanswered.pop(pending.request_id, None)
 
     def queue_again(self, pending: Pending[W]) -> None:
         """Send a request once more on the connection as it is."""
-        if not pending.dropped and pending.request_id in self._unanswered:
+        if not pending.dropped and pending.request_id in self.unanswered:
             self._outbox.append(pending)
 
     def take(self, session_id: int, now: int) -> session_pb2.StreamRequest | None:
@@ -170,7 +165,6 @@ class Window(Generic[W]):
                 break
             outbox.popleft()
             pending.sent_at = now
-            pending.attempts += 1
             append(pending.command)
             count += 1
         if not count:
@@ -181,7 +175,6 @@ class Window(Generic[W]):
     def take_only(self, pending: Pending[W], session_id: int, now: int) -> session_pb2.StreamRequest:
         """One request as a message of its own, before all that is queued."""
         pending.sent_at = now
-        pending.attempts += 1
         return session_pb2.StreamRequest(session_id=session_id, acknowledged=self.lowest, commands=[pending.command])
 
     def rewind(self) -> None:
@@ -191,7 +184,7 @@ class Window(Generic[W]):
         whose outcome may still be asked for, which stay without being sent.
         """
         self._outbox.clear()
-        for pending in list(self._unanswered.values()):
+        for pending in list(self.unanswered.values()):
             if pending.sent_at:
                 pending.ambiguous = True
             if pending.ephemeral:
@@ -203,7 +196,7 @@ class Window(Generic[W]):
 
     def forget_old(self) -> None:
         """Give up requests that nobody waits for and that hold the acknowledged mark too far back."""
-        for pending in list(self._unanswered.values()):
+        for pending in list(self.unanswered.values()):
             if self.next_id - pending.request_id <= KEPT_REQUESTS:
                 return
             if pending.waiter is None and not pending.background:
@@ -213,7 +206,7 @@ class Window(Generic[W]):
         """The awaited requests whose deadline has passed, and the earliest deadline among the others (NEVER if none)."""
         late: list[Pending[W]] = []
         earliest = NEVER
-        for pending in self._unanswered.values():
+        for pending in self.unanswered.values():
             if pending.waiter is None:
                 continue
             if pending.deadline <= now:

@@ -137,6 +137,11 @@ def sleep(nanos: int) -> None:
     time.sleep(nanos / 1e9)
 
 
+def current_owner() -> object:
+    """Who asks: the thread. Threads of one client take turns at a lock; the same one may take it again."""
+    return threading.current_thread()
+
+
 class _Entered(threading.local):
     """The grants whose `with` blocks this thread is in."""
 
