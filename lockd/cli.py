@@ -26,6 +26,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 64
 EXIT_DATA = 73
 
+# Typer carries its own click and does not name this class.
+_UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     name="lockd",
     help="Run a lockd node: a strongly consistent lock and ledger service. `lockctl` talks to it.",
@@ -194,7 +197,13 @@ def _exit(code: int, message: str) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app(standalone_mode=False)
+    except _UsageError as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

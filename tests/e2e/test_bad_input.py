@@ -153,3 +153,23 @@ def test_a_bad_csv_line_is_named(node: NodeProcess, tmp_path: Path, line: str, s
     assert done.returncode == 1, said
     assert "4" in said
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--bogus"], "--bogus"),
+        (["serve", "--data", "d", "--listen", "0.0.0.0:1"], "reachable from outside"),
+        (["serve", "--data", "d", "--member", "n1"], "is not ID="),
+        (["serve", "--config", "missing.toml"], "missing.toml"),
+        (["dev", "--memory", "--data", "d"], "exclude each other"),
+    ],
+)
+def test_a_bad_command_line_of_the_node_says_what_is_wrong(tmp_path: Path, arguments: list[str], says: str) -> None:
+    """Exit code 64, the setting named, and nothing made."""
+    command = [sys.executable, "-m", "lockd.cli", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 64, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
