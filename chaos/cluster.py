@@ -269,7 +269,7 @@ class Cluster:
     async def _hash(self, name: str, index: int, timeout: float) -> str:
         stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[name])
         try:
-            answer = await stub.GetStateHash(cluster_pb2.GetStateHashRequest(at_least_index=index), timeout=timeout)
+            answer = await stub.GetStateHash(cluster_pb2.GetStateHashRequest(at_least_index=index), timeout=timeout, wait_for_ready=True)
         except grpc.aio.AioRpcError:
             return ""
         return f"{answer.hash.hex()}@{answer.applied_index}"

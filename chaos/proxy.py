@@ -13,6 +13,8 @@ import contextlib
 import json
 import os
 import random
+import socket
+import struct
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -105,13 +107,18 @@ class _Connection:
                 group.create_task(self._pump(reader, far_writer, link(self.source, self.target)))
                 group.create_task(self._pump(far_reader, inner, link(self.target, self.source)))
         except* OSError:
-            pass
-        finally:
             self.reset()
+        finally:
+            for writer in self._writers:
+                writer.close()
 
     def reset(self) -> None:
         """Both ends see the connection break."""
         for writer in self._writers:
+            raw = writer.get_extra_info("socket")
+            if raw is not None and raw.fileno() >= 0:
+                # Closing then sends RST, not FIN.
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
@@ -168,6 +175,7 @@ class Network:
         self._pids: dict[str, int] = {}
         self._asked: dict[tuple[int, int], asyncio.Future[str]] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Connection] = set()
 
@@ -200,7 +208,7 @@ class Network:
     async def listen(self, name: str, port: int, target: int) -> None:
         """Stand in front of a node's port. Raises OSError."""
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer = writer.get_extra_info("peername")
             connection = _Connection(self, await self.source(peer[1], port) if peer else CLIENT, name, writer)
             self._connections.add(connection)
@@ -209,7 +217,23 @@ class Network:
             finally:
                 self._connections.discard(connection)
 
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # A task of our own, which may also be cancelled.
+            task = asyncio.create_task(carry(reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
         self._servers.append(await asyncio.start_server(accept, "127.0.0.1", port))
+
+    async def close(self) -> None:
+        """Listen no more, and break what is left."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.reset()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry one command out; its answer. Raises OSError, KeyError, TypeError for one that cannot be."""
