@@ -7,6 +7,7 @@ by its pid, whatever state it is in.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import grpc
 from lockd.v1 import cluster_pb2, cluster_pb2_grpc
 
 _POLL = 0.02
+_PORTS = (10_000, 32_000)
 
 
 class NodeStartError(RuntimeError):
@@ -30,15 +32,22 @@ class NodeStartError(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Loopback ports that nobody listens on at this moment, below those that outgoing connections are given.
+
+    An ephemeral port could be taken by any connection between this call and the start of the server.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*_PORTS)  # noqa: S311 - spreads clusters that start at the same time
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 class NodeProcess:
