@@ -226,7 +226,10 @@ class _Services(
         return cluster_pb2.ListMembersResponse(members=self._members())
 
     def _members(self) -> list[cluster_pb2.Member]:
-        return [cluster_pb2.Member(id=f"n{i}", client_address=a, voter=True) for i, a in enumerate(self.cluster.addresses)]
+        return [
+            cluster_pb2.Member(id=f"n{i}", client_address=a, voter=True)
+            for i, a in enumerate([*self.cluster.addresses, *self.cluster.more_members])
+        ]
 
     def AddMember(self, request: Any, context: Any) -> cluster_pb2.ListMembersResponse:
         self._lead(context, "AddMember")

@@ -89,6 +89,8 @@ class World:
         """Kinds of the commands that changed something, in order."""
         self.calls: list[str] = []
         """Unary methods that were called."""
+        self.more_members: list[str] = []
+        """Addresses of members that are no nodes of this fake."""
         self.gate = threading.Event()
         self.gate.set()
         """While it is down, requests are read but not looked at."""
@@ -157,6 +159,8 @@ class World:
                     response.replies.add(request_id=command.request_id, error=told)
                     continue
                 session.stream = out
+                # What is acknowledged is forgotten, as the service does.
+                session.memory = {i: r for i, r in session.memory.items() if i >= request.acknowledged}
                 reply = self._once(session, command, kind)
                 if kind in self.cut_after:
                     self.cut_after.remove(kind)

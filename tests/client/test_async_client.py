@@ -328,7 +328,7 @@ async def test_a_cluster_that_goes_away_is_unavailable(cluster: FakeCluster) -> 
     async with connect(cluster.endpoints, timeout=0.5) as client:
         await client.acquire("a")
         cluster.stop(0)
-        await until(lambda: client._session is not None and not client._session.core.connected)
+        await until(lambda: client._session is not None and not client._session.state.connected)
         with pytest.raises(Unavailable):
             await client.ledger.create_accounts(ACCOUNTS, timeout=0.3)
 
@@ -380,6 +380,33 @@ async def test_close_ends_the_session_and_every_call(cluster: FakeCluster) -> No
         await client.close()
 
 
+async def test_the_window_is_bounded_by_bytes_too(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large requests wait for room as many small ones do, and go on when there is some."""
+    monkeypatch.setattr("lockd_client._async._session.WINDOW_BYTES", 1_000)
+    async with connect(cluster.endpoints) as client:
+        await client.acquire("warm")
+        cluster.gate.clear()
+        first = asyncio.create_task(client.rows.put("k", bytes(2_000)))
+        await until(lambda: client._session is not None and client._session.state.window.bytes > 1_000)
+        second = asyncio.create_task(client.rows.put("k", b"2"))
+        with pytest.raises(DeadlineExceeded, match="never left"):
+            await client.rows.put("k", b"3", timeout=0.05)
+        cluster.gate.set()
+        assert [await first, await second] == [1, 2]
+        assert client._session is not None
+        await until(lambda: client._session is not None and client._session.state.window.bytes == 0)
+
+
+async def test_new_members_are_learned_after_a_reconnection(three: FakeCluster) -> None:
+    """Who the members are is asked again when the stream had to be made anew."""
+    async with connect(three.endpoints) as client:
+        await client.acquire("a")
+        three.more_members.append("127.0.0.1:9")
+        three.cut_streams()
+        await client.acquire("b")
+        await until(lambda: "127.0.0.1:9" in client.endpoints)
+
+
 async def test_the_window_holds_callers_back(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the window full a call waits for room instead of failing; at its deadline it has never left."""
     monkeypatch.setattr("lockd_client._async._session.WINDOW", 4)
@@ -387,7 +414,7 @@ async def test_the_window_holds_callers_back(cluster: FakeCluster, monkeypatch: 
         await client.acquire("warm")
         cluster.gate.clear()
         calls = [asyncio.create_task(client.acquire(f"a/{i}")) for i in range(4)]
-        await until(lambda: client._session is not None and len(client._session.core.unanswered) >= 4)
+        await until(lambda: client._session is not None and len(client._session.state.unanswered) >= 4)
         with pytest.raises(DeadlineExceeded, match="never left"):
             await client.ledger.create_accounts(ACCOUNTS, timeout=0.05)
         late = asyncio.create_task(client.acquire("late"))

@@ -160,6 +160,29 @@ async def test_a_cancellation_survives_the_loss_of_the_stream(three: FakeCluster
         await usable(client, three)
 
 
+async def test_a_grant_that_overtakes_its_cancellation_is_undone(cluster: FakeCluster) -> None:
+    """The grant arrives after its waiter has left and before the cancellation is sent: the service must still remember it then."""
+    async with connect(cluster.endpoints) as client:
+        await client.acquire("warm")
+        assert client._session is not None
+        state = client._session.state
+        cluster.gate.clear()
+        task = asyncio.create_task(client.acquire("a"))
+        await until(lambda: any(p.lock_wait and p.sent_at for p in state.window))
+        (pending,) = [p for p in state.window if p.lock_wait]
+        state.proven = False  # nothing is sent for a while
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        cluster.gate.set()
+        await until(lambda: pending.reply is not None)
+        assert "a" in cluster.holders
+        assert state.window.lowest <= pending.request_id
+        state.proven = True
+        state.outgoing.set()
+        await usable(client, cluster)
+        await until(lambda: state.window.get(pending.request_id) is None)
+
+
 async def test_a_cancelled_write_does_not_hold_the_window(cluster: FakeCluster) -> None:
     """A write whose caller left is answered or forgotten: the acknowledged mark passes it."""
     async with connect(cluster.endpoints) as client:

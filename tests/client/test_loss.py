@@ -69,10 +69,10 @@ async def test_a_slow_answer_counts_from_its_sending(cluster: FakeCluster) -> No
     async with connect(cluster.endpoints, ttl=3) as client:
         grant = await client.acquire("a")
         cluster.gate.clear()
-        await until(lambda: client._session is not None and client._session.core.keepalive is not None)
+        await until(lambda: client._session is not None and client._session.state.keepalive is not None)
         await asyncio.sleep(0.5)
         cluster.gate.set()
-        await until(lambda: client._session is not None and client._session.core.keepalive is None)
+        await until(lambda: client._session is not None and client._session.state.keepalive is None)
         assert grant.remaining() < 3 * 0.99 - 0.45
 
 
@@ -184,6 +184,37 @@ async def test_on_lost_is_called_once(cluster: FakeCluster) -> None:
         cluster.lose_session(client.session_id)
         await until(lambda: lost)
     assert lost == ["a"]
+
+
+async def test_a_callback_that_fails_harms_nobody(cluster: FakeCluster) -> None:
+    """An on_lost that raises is reported to the loop, and the client works on."""
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def fail(_: Grant) -> None:
+        raise ValueError("mine")
+
+    async with connect(cluster.endpoints, ttl=TTL) as client:
+        await client.acquire("a", on_lost=fail)
+        cluster.lose_session(client.session_id)
+        await until(lambda: reported)
+        assert (await client.acquire("a")).held
+    assert isinstance(reported[0], ValueError)
+
+
+async def test_a_failure_of_the_client_itself_is_told(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake inside the client ends its session with an error for whoever waits, instead of leaving them waiting."""
+    async with connect(cluster.endpoints) as client:
+        await client.acquire("a")
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a mistake")
+
+        monkeypatch.setattr("lockd_client._async._pump.Pump.take", broken)
+        with pytest.raises(UnknownOutcome):
+            await client.ledger.create_accounts([Account(1, 1, 1)])
+        monkeypatch.undo()
+        assert (await client.acquire("b")).held
 
 
 async def test_an_outer_cancellation_stays_one(cluster: FakeCluster) -> None:

@@ -128,6 +128,12 @@ async def sleep(nanos: int) -> None:
     await asyncio.sleep(nanos / 1e9)
 
 
+def report(error: Exception) -> None:
+    """A callback of the program has failed: tell whoever handles the loop's errors."""
+    context = {"message": "an on_lost callback failed", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)
+
+
 def current_owner() -> object:
     """Who asks: the task. Tasks of one client take turns at a lock; the same one may take it again."""
     return asyncio.current_task() or object()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lockd_client._async._backend import Mutex, check_scopes, current_owner
 from lockd_client._async._cluster import Cluster, Locks, Sessions
-from lockd_client._async._core import NotApplied
 from lockd_client._async._ledger import Ledger
 from lockd_client._async._lock import Grant, LockRequest
 from lockd_client._async._rows import Rows, Transaction
 from lockd_client._async._session import Session
+from lockd_client._async._state import NotApplied
 from lockd_client._async._transport import Transport
 from lockd_client._core.endpoints import parse_endpoints
 from lockd_client._core.requests import acquire_command, as_claims, seconds_to_nanos

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lockd.v1 import session_pb2
-from lockd_client._async._backend import Scope
+from lockd_client._async._backend import Scope, report
 from lockd_client._core.requests import MODES, holds_from, wait_message
 from lockd_client.errors import DeadlineExceeded, FencedError, InvalidArgument, LockdError, LockLost, NotHeld, SessionLost, Unavailable
 from lockd_client.model import Guard, Hold, LockMode
@@ -211,7 +211,10 @@ class Grant:
         if self._scope is not None:
             self._scope.fire()
         if self._on_lost is not None:
-            self._on_lost(self)
+            try:
+                self._on_lost(self)
+            except Exception as error:  # noqa: BLE001 - the program's own mistake must not end the session's work
+                report(error)
 
     async def __aenter__(self) -> Self:
         self.enter()

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 import grpc
 
 from lockd.v1 import session_pb2
-from lockd_client._async._backend import Stream, Waiter, sleep
-from lockd_client._async._core import Core, notify
+from lockd_client._async._backend import Stream, Waiter, Worker, sleep
+from lockd_client._async._state import State, notify
 from lockd_client._async._transport import ATTEMPT_LIMIT
 from lockd_client._core.failures import Disposition, Failure, from_status
 from lockd_client._core.methods import CLOSE_SESSION, OPEN_SESSION
 from lockd_client._core.rpc import RpcFailed
 from lockd_client._core.validity import Lease
-from lockd_client.errors import SessionLost
+from lockd_client.errors import Internal, LockdError, SessionLost
 
 if TYPE_CHECKING:
     from lockd_client._core.window import Pending
 
 GOODBYE_LIMIT = 1_000_000_000
 """Nanoseconds for the one attempt to close a session that is of no use any more."""
+DISCOVERY_LIMIT = 3.0
+"""Seconds for asking who the members are, after each reconnection."""
+FIRST_STREAM = 1
 KEEPALIVE_RETRY = 200_000_000
 """Nanoseconds after a refused keepalive until the next."""
 FIRST_RESEND_PAUSE = 10_000_000
@@ -43,50 +47,57 @@ _FATAL = frozenset(
 class Pump:
     """Works until the session is over and nobody waits for anything of it."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, state: State) -> None:
+        self._state = state
         self._generation = 0
         """Counts streams: whoever feeds an earlier one stops."""
+        self._discovery: Worker | None = None
 
     async def run(self) -> None:
         """The whole life of the session."""
-        core = self._core
-        transport = core.transport
-        while not core.finished():
-            if core.id == 0 and self._idle():
-                await core.outgoing.wait()
+        try:
+            await self._run()
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
+            self._state.stop(Internal(f"The client itself failed: {error!r}."))
+
+    async def _run(self) -> None:
+        state = self._state
+        transport = state.transport
+        while not state.finished():
+            if state.id == 0 and self._idle():
+                await state.outgoing.wait()
                 continue
             address = transport.choose()
             try:
-                if core.id == 0:
+                if state.id == 0:
                     await self._open(address)
                 else:
                     await self._serve(address)
             except RpcFailed as error:
-                core.connected = False
+                state.connected = False
                 failure = error.failure
                 if failure.disposition is Disposition.SESSION_GONE:
-                    core.gone(failure)
+                    state.gone(failure)
                 elif failure.disposition is Disposition.FAIL and failure.code in _FATAL:
-                    core.stop(failure.to_error())
+                    state.stop(failure.to_error())
                 else:
                     transport.failed(address, failure)
-                    if not core.finished():
+                    if not state.finished():
                         await sleep(max(transport.pause(), failure.retry_after or 0))
-        if not core.closed:
+        if not state.closed:
             await self._say_goodbye()
-            core.stop(core.end)
+            state.stop(state.end)
 
     def _idle(self) -> bool:
         """Whether there is no reason yet to open the session."""
-        core = self._core
-        with core.mutex:
-            if core.unanswered:
+        state = self._state
+        with state.mutex:
+            if state.unanswered:
                 return False
             # Requests that were given up before anything could be sent lie in the outbox still; the next one must find it empty.
-            core.window.rewind()
-            core.outgoing.clear()
-            return not core.closed and core.end is None
+            state.window.rewind()
+            state.outgoing.clear()
+            return not state.closed and state.end is None
 
     async def _open(self, address: str) -> None:
         """Open the session at the service.
@@ -94,25 +105,25 @@ class Pump:
         Raises:
             RpcFailed: It did not open.
         """
-        core = self._core
-        request = session_pb2.OpenSessionRequest(owner=core.owner)
-        request.ttl.FromNanoseconds(core.ttl)
+        state = self._state
+        request = session_pb2.OpenSessionRequest(owner=state.owner)
+        request.ttl.FromNanoseconds(state.ttl)
         sent = time.monotonic_ns()
-        response = await core.transport.channel(address).unary(OPEN_SESSION, request, ATTEMPT_LIMIT)
-        with core.mutex:
-            core.lease = Lease(response.ttl.ToNanoseconds() or core.ttl, sent)
-            core.next_keepalive = sent + core.lease.interval
-            core.id = response.session_id
-        core.tick.set()
+        response = await state.transport.channel(address).unary(OPEN_SESSION, request, ATTEMPT_LIMIT)
+        with state.mutex:
+            state.lease = Lease(response.ttl.ToNanoseconds() or state.ttl, sent)
+            state.next_keepalive = sent + state.lease.interval
+            state.id = response.session_id
+        state.tick.set()
 
     async def _say_goodbye(self) -> None:
         """A session that is over here may live on at the service for a while: one attempt to end it there, so that its locks go now."""
-        core = self._core
+        state = self._state
         request = session_pb2.CloseSessionRequest()
-        request.context.session_id = core.id
+        request.context.session_id = state.id
         try:
-            if core.id:
-                await core.transport.channel(core.transport.choose()).unary(CLOSE_SESSION, request, GOODBYE_LIMIT)
+            if state.id:
+                await state.transport.channel(state.transport.choose()).unary(CLOSE_SESSION, request, GOODBYE_LIMIT)
         except RpcFailed:
             return
 
@@ -122,72 +133,79 @@ class Pump:
         Raises:
             RpcFailed: Always: the stream is over.
         """
-        core = self._core
-        with core.mutex:
+        state = self._state
+        with state.mutex:
             self._generation += 1
             generation = self._generation
-            core.window.rewind()
-            core.delayed.clear()
-            core.keepalive = None
-            core.heard = time.monotonic_ns()
+            state.window.rewind()
+            state.delayed.clear()
+            state.keepalive = None
+            state.heard = time.monotonic_ns()
             # The first keepalive shows whether this node serves the session. Nothing else is sent before its answer: what never went
             # to a leader has certainly not been applied. A session that is over is not kept alive; it only looks for outcomes.
-            core.proven = core.end is not None
-            if not core.proven:
-                core.window.number(core.new_keepalive(core.heard))
+            state.proven = state.end is not None
+            if not state.proven:
+                state.window.number(state.new_keepalive(state.heard))
 
         async def batches() -> session_pb2.StreamRequest | None:
             return await self._next_batch(generation)
 
-        core.outgoing.set()
-        stream = Stream(core.transport.channel(address), batches)
-        core.stream = stream
-        core.tick.set()
+        state.outgoing.set()
+        stream = Stream(state.transport.channel(address), batches)
+        state.stream = stream
+        state.tick.set()
         try:
-            while not core.closed:
+            while not state.closed:
                 response = await stream.read()
                 failure = self.take(response)
                 if failure is not None:
                     raise RpcFailed(failure)
-                if not core.connected:
-                    core.connected = core.proven = True
-                    core.transport.succeeded(address)
-                    core.outgoing.set()
-                if core.end is not None and core.finished():
+                if not state.connected:
+                    state.connected = state.proven = True
+                    state.transport.succeeded(address)
+                    state.outgoing.set()
+                    if generation > FIRST_STREAM:
+                        # Something has changed: so may the members have.
+                        self._discovery = Worker(self._discover, "lockd-discovery")
+                if state.end is not None and state.finished():
                     break
         finally:
-            with core.mutex:
+            with state.mutex:
                 self._generation += 1
-                core.stream = None
-            core.outgoing.set()
+                state.stream = None
+            state.outgoing.set()
             await stream.close()
         raise RpcFailed(Failure(grpc.StatusCode.UNAVAILABLE, "the session is over"))
 
+    async def _discover(self) -> None:
+        with contextlib.suppress(LockdError):
+            await self._state.transport.discover(DISCOVERY_LIMIT)
+
     async def _next_batch(self, generation: int) -> session_pb2.StreamRequest | None:
         """All that waits, as soon as something does; None when this stream is over."""
-        core = self._core
+        state = self._state
         while True:
-            with core.mutex:
-                if generation != self._generation or core.closed:
+            with state.mutex:
+                if generation != self._generation or state.closed:
                     return None
                 now = time.monotonic_ns()
-                if core.proven:
-                    batch = core.window.take(core.id, now)
+                if state.proven:
+                    batch = state.window.take(state.id, now)
                     if batch is not None:
                         return batch
-                elif core.keepalive is not None and not core.keepalive.sent_at:
-                    return core.window.take_only(core.keepalive, core.id, now)
-                core.outgoing.clear()
-            await core.outgoing.wait()
+                elif state.keepalive is not None and not state.keepalive.sent_at:
+                    return state.window.take_only(state.keepalive, state.id, now)
+                state.outgoing.clear()
+            await state.outgoing.wait()
 
     def take(self, response: session_pb2.StreamResponse) -> Failure | None:
         """Hand replies to their waiters; a failure that needs another connection is returned."""
-        core = self._core
+        state = self._state
         lost: Failure | None = None
         reconnect: Failure | None = None
-        unanswered = core.unanswered
-        with core.mutex:
-            now = core.heard = time.monotonic_ns()
+        window, unanswered = state.window, state.unanswered
+        with state.mutex:
+            now = state.heard = time.monotonic_ns()
             for reply in response.replies:
                 pending = unanswered.get(reply.request_id)
                 if pending is None:
@@ -205,29 +223,30 @@ class Pump:
                         lost = failure
                     continue
                 del unanswered[reply.request_id]
+                window.bytes -= pending.size
                 pending.reply = reply
                 waiter = pending.waiter
                 if waiter is None:
                     self._unwatched(pending)
                 elif not waiter.done():
                     waiter.set_result(reply)
-            if not core.room.is_set():
-                core.room.set()
-            grants = core.lose(SessionLost(lost.message or "The session has expired.", reason=lost.reason)) if lost is not None else []
+            if not state.room.is_set():
+                state.room.set()
+            grants = state.lose(SessionLost(lost.message or "The session has expired.", reason=lost.reason)) if lost is not None else []
         notify(grants)
         return reconnect
 
     def _refused(self, pending: Pending[Waiter], failure: Failure, now: int) -> Disposition:
         """A refusal of one request: tell its caller, or see to it that it is sent again; with the mutex."""
-        core = self._core
+        state = self._state
         disposition = failure.disposition
         if pending.ephemeral:
             # Another one goes out soon. The same one must not: if it was applied after all, its repetition prolongs nothing.
-            core.window.drop(pending)
-            if core.keepalive is pending:
-                core.keepalive = None
-                core.next_keepalive = now + KEEPALIVE_RETRY
-                core.tick.set()
+            state.window.drop(pending)
+            if state.keepalive is pending:
+                state.keepalive = None
+                state.next_keepalive = now + KEEPALIVE_RETRY
+                state.tick.set()
             return disposition
         if disposition in (Disposition.RECONNECT, Disposition.RESEND):
             pending.failure = failure.to_error()
@@ -238,22 +257,22 @@ class Pump:
             if disposition is Disposition.RESEND:
                 pause = failure.retry_after or FIRST_RESEND_PAUSE << min(pending.attempts, 6)
                 pending.attempts += 1
-                core.delayed.append((now + pause, pending))
-                core.tick.set()
+                state.delayed.append((now + pause, pending))
+                state.tick.set()
             return disposition
-        core.window.answered(pending.request_id)
-        core.refuse(pending, failure)
+        state.window.answered(pending.request_id)
+        state.refuse(pending, failure)
         return disposition
 
     def _unwatched(self, pending: Pending[Waiter]) -> None:
         """A reply that nobody waits for: a keepalive's, a cancellation's, or one that came too late; with the mutex."""
-        core = self._core
+        state = self._state
         if pending.ephemeral:
-            if core.keepalive is pending:
-                core.keepalive = None
-            if core.lease is not None:
-                core.lease.renew(pending.sent_at)
+            if state.keepalive is pending:
+                state.keepalive = None
+            if state.lease is not None:
+                state.lease.renew(pending.sent_at)
         elif pending.target is not None:
-            core.window.drop(pending.target)
+            state.window.drop(pending.target)
         elif pending.decode is not None:
-            core.keep_late(pending)
+            state.keep_late(pending)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lockd.v1 import session_pb2
 from lockd_client._async._backend import Event, Waiter, Worker, abandon, make_waiter, wait_for
 from lockd_client._async._clock import Clock
-from lockd_client._async._core import Core
 from lockd_client._async._pump import Pump
+from lockd_client._async._state import State
 from lockd_client._core.turns import Turn, steps
 from lockd_client._core.window import NEVER, Background, LockWait, Pending
 from lockd_client.errors import ClientClosed, DeadlineExceeded, Deadlock, InvalidArgument, LockdError, LockHeld, WaitTimeout
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WINDOW = 16_384
 """Unanswered requests of a session; more wait for room."""
+WINDOW_BYTES = 64 << 20
+"""Their size, estimated; more wait for room."""
 LARGEST = 15 << 20
 """Bytes of one request: what fits into a message."""
 
@@ -36,31 +38,31 @@ class Session:
     """One session of a client. Made at once, opened by its pump; requests may be submitted meanwhile."""
 
     def __init__(self, transport: Transport, owner: str, ttl: int, first_id: int) -> None:
-        self.core = Core(transport, owner, ttl, first_id)
-        self.grants = self.core.grants
-        self.remaining = self.core.remaining
-        self._pump = Worker(Pump(self.core).run, "lockd-session-pump")
-        self._clock = Worker(Clock(self.core).run, "lockd-session-clock")
+        self.state = State(transport, owner, ttl, first_id)
+        self.grants = self.state.grants
+        self.remaining = self.state.remaining
+        self._pump = Worker(Pump(self.state).run, "lockd-session-pump")
+        self._clock = Worker(Clock(self.state).run, "lockd-session-clock")
 
     @property
     def id(self) -> int:
         """The session's number at the service; 0 until it is open."""
-        return self.core.id
+        return self.state.id
 
     @property
     def usable(self) -> bool:
         """Whether new requests may be given to it."""
-        return self.core.end is None
+        return self.state.end is None
 
     @property
     def next_id(self) -> int:
         """The number of the next request; a later session goes on from here, so that numbers are unique within a client."""
-        return self.core.window.next_id
+        return self.state.window.next_id
 
     @property
     def ended_by(self) -> LockdError | None:
         """Why it is over, or None."""
-        return self.core.end
+        return self.state.end
 
     async def call(
         self,
@@ -77,16 +79,16 @@ class Session:
             NotApplied: The session had ended before; a new one may take the request over.
             LockdError: Every other failure.
         """
-        core = self.core
+        state = self.state
         if size > LARGEST:
             raise InvalidArgument(f"The request has about {size} bytes; at most {LARGEST} can be sent at once.")
-        if len(core.unanswered) >= WINDOW:
+        if len(state.unanswered) >= WINDOW or state.window.bytes >= WINDOW_BYTES:
             await self._wait_for_room(deadline)
         waiter = make_waiter()
         pending = Pending(command, waiter, deadline, size)
         pending.write = write
         pending.decode = decode
-        core.submit(pending)
+        state.submit(pending)
         try:
             return await wait_for(waiter)
         except BaseException:
@@ -103,12 +105,12 @@ class Session:
             NotApplied: The session had ended before; a new one may take the request over.
             LockdError: Every other failure.
         """
-        core = self.core
-        if len(core.unanswered) >= WINDOW:
+        state = self.state
+        if len(state.unanswered) >= WINDOW:
             await self._wait_for_room(deadline)
         waiter = make_waiter()
         pending: Pending[Waiter] = LockWait(command, waiter, deadline, size)
-        core.submit(pending)
+        state.submit(pending)
         try:
             return pending.request_id, await wait_for(waiter)
         except BaseException:
@@ -117,10 +119,10 @@ class Session:
 
     def turn(self, owner: object, claims: Sequence[str | Claim], mode: LockMode) -> Turn[Event]:
         """The turn of one of the client's own tasks; `wait_for_turn` if it is not had at once."""
-        core = self.core
+        state = self.state
         turn: Turn[Event] = Turn(owner, steps(claims, mode))
-        with core.mutex:
-            core.turns.take(turn)
+        with state.mutex:
+            state.turns.take(turn)
         return turn
 
     async def wait_for_turn(self, turn: Turn[Event], wait: float | None, deadline: int) -> None:
@@ -132,15 +134,15 @@ class Session:
             Deadlock: A circle of this client's own tasks.
             LockdError: The session is over.
         """
-        core = self.core
+        state = self.state
         came = Event()
         until = deadline if wait is None else min(deadline, time.monotonic_ns() + int(wait * 1e9))
-        with core.mutex:
+        with state.mutex:
             if wait == 0:
                 raise LockHeld("Another task of this client holds the lock.")
-            if core.end is not None:
-                raise core.not_taken()
-            if not core.turns.wait(turn, came):
+            if state.end is not None:
+                raise state.not_taken()
+            if not state.turns.wait(turn, came):
                 raise Deadlock("Tasks of this client would wait for each other in a circle.")
         try:
             await came.wait(None if until == NEVER else until - time.monotonic_ns())
@@ -150,15 +152,15 @@ class Session:
         if turn.had:
             return
         self.give(turn)
-        if core.end is not None:
-            raise core.not_taken()
+        if state.end is not None:
+            raise state.not_taken()
         raise WaitTimeout("Another task of this client held the lock for the whole wait.")
 
     def give(self, turn: Turn[Event]) -> None:
         """Give a turn back, or leave the line."""
-        core = self.core
-        with core.mutex:
-            core.turns.give(turn)
+        state = self.state
+        with state.mutex:
+            state.turns.give(turn)
 
     async def release(self, command: session_pb2.StreamCommand, turn: Turn[Event], deadline: int, size: int) -> session_pb2.StreamReply:
         """Send a release and wait for its reply; it goes on in the background when the caller stops waiting.
@@ -170,7 +172,7 @@ class Session:
         """
         waiter = make_waiter()
         pending: Pending[Waiter] = Background(command, waiter, deadline, size)
-        self.core.submit(pending)
+        self.state.submit(pending)
         self.give(turn)
         try:
             return await wait_for(waiter)
@@ -180,18 +182,18 @@ class Session:
 
     def register(self, request_id: int, grant: Grant) -> None:
         """From now on the grant is told when the session is lost; at once, if that has happened."""
-        core = self.core
-        core.grants[request_id] = grant
-        if core.end is not None:
-            core.grants.pop(request_id, None)
+        state = self.state
+        state.grants[request_id] = grant
+        if state.end is not None:
+            state.grants.pop(request_id, None)
             grant.session_ended()
 
     def fenced(self, tokens: frozenset[int]) -> None:
         """The service said that these tokens are no longer the current grants: tell the grants that rely on them."""
-        core = self.core
-        with core.mutex:
-            hit = [request_id for request_id, grant in core.grants.items() if grant.relies_on(tokens)]
-            grants = [core.grants.pop(request_id) for request_id in hit]
+        state = self.state
+        with state.mutex:
+            hit = [request_id for request_id, grant in state.grants.items() if grant.relies_on(tokens)]
+            grants = [state.grants.pop(request_id) for request_id in hit]
         for grant in grants:
             grant.taken_away()
 
@@ -202,20 +204,20 @@ class Session:
             KeyError: The number is not known here.
             LockdError: The request was refused, or its outcome still cannot be known.
         """
-        core = self.core
+        state = self.state
         waiter = make_waiter()
-        with core.mutex:
-            late = core.late.pop(request_id, None)
+        with state.mutex:
+            late = state.late.pop(request_id, None)
             if late is not None:
                 return _outcome(late)
-            pending = core.unanswered.get(request_id)
-            if pending is None or pending.waiter is not None or pending.decode is None or core.closed:
+            pending = state.unanswered.get(request_id)
+            if pending is None or pending.waiter is not None or pending.decode is None or state.closed:
                 raise KeyError(request_id)
             pending.waiter = waiter
             pending.deadline = deadline
-            core.window.queue_again(pending)
-        core.outgoing.set()
-        core.tick.set()
+            state.window.queue_again(pending)
+        state.outgoing.set()
+        state.tick.set()
         try:
             pending.reply = await wait_for(waiter)
         except BaseException:
@@ -225,20 +227,20 @@ class Session:
 
     async def close(self, nanos: int) -> None:
         """End the session at the service if that can be done in time, and every request that is still under way."""
-        core = self.core
-        with core.mutex:
-            known = core.id != 0 and core.end is None and not core.closed
-            if core.end is None:
-                core.end = ClientClosed("The client was closed.")
+        state = self.state
+        with state.mutex:
+            known = state.id != 0 and state.end is None and not state.closed
+            if state.end is None:
+                state.end = ClientClosed("The client was closed.")
         if known:
             waiter = make_waiter()
             command = session_pb2.StreamCommand(close_session=session_pb2.CloseSessionRequest())
             pending: Pending[Waiter] = Background(command, waiter, time.monotonic_ns() + nanos, 16)
-            core.submit(pending)
-            core.tick.set()
+            state.submit(pending)
+            state.tick.set()
             with contextlib.suppress(LockdError):  # if it cannot be told, it expires by itself
                 await wait_for(waiter)
-        core.stop(ClientClosed("The client was closed."))
+        state.stop(ClientClosed("The client was closed."))
         await self._pump.join(nanos)
         await self._clock.join(nanos)
 
@@ -246,8 +248,8 @@ class Session:
 
     def _detach(self, pending: Pending[Waiter], *, keep: bool = False) -> None:
         """Nobody waits for this request any more: what never left does not leave; `keep`: its outcome may still be asked for."""
-        core = self.core
-        with core.mutex:
+        state = self.state
+        with state.mutex:
             waiter = pending.waiter
             if waiter is not None:
                 abandon(waiter)
@@ -255,33 +257,33 @@ class Session:
                     pending.decode = None
             pending.waiter = None
             if not (pending.sent_at or pending.background):
-                core.window.drop(pending)
+                state.window.drop(pending)
 
     def _undo(self, pending: Pending[Waiter]) -> None:
         """Nobody waits for this acquire any more: drop it, cancel it, or give back what it got."""
-        core = self.core
+        state = self.state
         command = session_pb2.StreamCommand()
         target: Pending[Waiter] | None = None
-        with core.mutex:
+        with state.mutex:
             waiter = pending.waiter
             if waiter is not None:
                 abandon(waiter)
             pending.waiter = None
             reply = pending.reply
-            if reply is None and core.unanswered.get(pending.request_id) is pending:
+            if reply is None and state.unanswered.get(pending.request_id) is pending:
                 if not pending.sent_at:
-                    core.window.drop(pending)
+                    state.window.drop(pending)
                     return
                 # It stays, and is sent again before its cancellation: so the service meets them in this order.
                 pending.background = pending.cancelling = True
                 target = pending
         if target is not None:
             command.cancel_acquire.target_request_id = pending.request_id
-            core.background(command, target)
+            state.background(command, target)
         elif reply is not None and reply.HasField("acquire"):
             for hold in reply.acquire.holds:
                 command.release.holds.add(resource=hold.resource, token=hold.token)
-            core.background(command)
+            state.background(command)
 
     async def _wait_for_room(self, deadline: int) -> None:
         """Wait until the window has room: backpressure.
@@ -289,19 +291,19 @@ class Session:
         Raises:
             DeadlineExceeded: It stayed full until the deadline.
         """
-        core = self.core
-        while len(core.unanswered) >= WINDOW:
-            with core.mutex:
-                if core.end is not None:
-                    raise core.end
-                core.window.forget_old()
-                if len(core.unanswered) < WINDOW:
+        state = self.state
+        while True:
+            with state.mutex:
+                if state.end is not None:
+                    raise state.not_taken()
+                state.window.forget_old()
+                if len(state.unanswered) < WINDOW and state.window.bytes < WINDOW_BYTES:
                     return
-                core.room.clear()
+                state.room.clear()
             now = time.monotonic_ns()
             if now >= deadline:
-                raise DeadlineExceeded(f"{WINDOW} requests were unanswered until the deadline, and this one never left.")
-            await core.room.wait(None if deadline == NEVER else deadline - now)
+                raise DeadlineExceeded("Too many requests were unanswered until the deadline, and this one never left.")
+            await state.room.wait(None if deadline == NEVER else deadline - now)
 
 
 def _outcome(pending: Pending[Waiter]) -> Any:

@@ -101,6 +101,8 @@ class Window(Generic[W]):
     def __init__(self, first_id: int) -> None:
         self.next_id = first_id
         self.unanswered: dict[int, Pending[W]] = {}
+        self.bytes = 0
+        """Estimated size of all unanswered requests."""
         self._outbox: deque[Pending[W]] = deque()
 
     def __iter__(self) -> Iterator[Pending[W]]:
@@ -123,6 +125,7 @@ class Window(Generic[W]):
         pending.request_id = pending.command.request_id = request_id
         self.next_id = request_id + 1
         self.unanswered[request_id] = pending
+        self.bytes += pending.size
         outbox = self._outbox
         outbox.append(pending)
         return len(outbox) == 1
@@ -132,15 +135,19 @@ class Window(Generic[W]):
         pending.request_id = pending.command.request_id = self.next_id
         self.next_id += 1
         self.unanswered[pending.request_id] = pending
+        self.bytes += pending.size
 
     def answered(self, request_id: int) -> Pending[W] | None:
         """The request is over; None if it is not known (an answer that came twice)."""
-        return self.unanswered.pop(request_id, None)
+        pending = self.unanswered.pop(request_id, None)
+        if pending is not None:
+            self.bytes -= pending.size
+        return pending
 
     def drop(self, pending: Pending[W]) -> None:
         """Forget a request, whether queued or sent."""
         pending.dropped = True
-        self.unanswered.pop(pending.request_id, None)
+        self.answered(pending.request_id)
 
     def queue_again(self, pending: Pending[W]) -> None:
         """Send a request once more on the connection as it is."""

@@ -137,6 +137,11 @@ def sleep(nanos: int) -> None:
     time.sleep(nanos / 1e9)
 
 
+def report(error: Exception) -> None:
+    """A callback of the program has failed: tell whoever handles the threads' errors."""
+    threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread())))
+
+
 def current_owner() -> object:
     """Who asks: the thread. Threads of one client take turns at a lock; the same one may take it again."""
     return threading.current_thread()

@@ -11,11 +11,11 @@ from lockd_client._core.requests import acquire_command, as_claims, seconds_to_n
 from lockd_client._core.window import NEVER
 from lockd_client._sync._backend import Mutex, check_scopes, current_owner
 from lockd_client._sync._cluster import Cluster, Locks, Sessions
-from lockd_client._sync._core import NotApplied
 from lockd_client._sync._ledger import Ledger
 from lockd_client._sync._lock import Grant, LockRequest
 from lockd_client._sync._rows import Rows, Transaction
 from lockd_client._sync._session import Session
+from lockd_client._sync._state import NotApplied
 from lockd_client._sync._transport import Transport
 from lockd_client.errors import ClientClosed, FencedError, Internal, LockHeld, UnknownOutcome
 from lockd_client.model import LockMode

@@ -6,7 +6,7 @@ import importlib.metadata
 
 import typer
 
-from lockd_client.cli import cluster, importing, ledger, locks
+from lockd_client.cli import cluster, importing, ledger, locks, watching
 from lockd_client.cli.frame import DefaultGroup, Group
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ locks.register(
 )
 ledger.register(app, _group("account", "Create accounts, and look at their balances."))
 importing.register(app)
+watching.register(app)
 app.command("version")(_version)
 
 

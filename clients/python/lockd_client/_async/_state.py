@@ -1,6 +1,6 @@
-"""What the parts of a session share: its state, guarded by one mutex, and how it ends.
+"""What the parts of a session share, guarded by one mutex, and how it ends.
 
-The session (callers' side), its pump (the stream) and its clock (deadlines, keepalives) all work on one `Core`. Rules: state
+The session (callers' side), its pump (the stream) and its clock (deadlines, keepalives) all work on one `State`. Rules: state
 changes only with the mutex; nothing waits while it holds it; grants are told of a loss without it.
 """
 
@@ -29,7 +29,7 @@ class NotApplied(SessionLost):
     """The session was gone before the request: nothing was applied, so that a new session may take it over."""
 
 
-class Core:
+class State:
     """The state of one session."""
 
     def __init__(self, transport: Transport, owner: str, ttl: int, first_id: int) -> None:
