@@ -7,6 +7,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from lockd.machine import modes
 from lockd_client import Claim, Client, Deadlock, LockHeld, LockLost, LockMode, WaitTimeout, connect
 from lockd_client._core.turns import CONFLICTS, Turn, Turns, steps
 from lockd_client.sync import connect as connect_sync
+from tests.client.fake_world import status
 from tests.client.waiting import until, until_sync
 
 if TYPE_CHECKING:
@@ -226,6 +228,24 @@ async def test_a_circle_of_tasks_is_a_deadlock(cluster: FakeCluster) -> None:
                     return False
 
         assert sorted(await asyncio.gather(work("a", "b"), work("b", "a"))) == [False, True]
+
+
+async def test_a_circle_of_sessions_that_is_none_of_tasks_is_asked_again(cluster: FakeCluster) -> None:
+    """The service takes all tasks of a client for one: a task that holds nothing else asks again, one that does is told."""
+    async with connect(cluster.endpoints) as client:
+        why = status(grpc.StatusCode.ABORTED, "DEADLOCK", "a circle")
+        await client.acquire("mine")
+        cluster.refusals += [("acquire", why)] * 3
+        granted = await asyncio.create_task(client.acquire("a"))
+        assert granted.held
+        assert not cluster.refusals
+        cluster.refusals += [("acquire", why)]
+        with pytest.raises(Deadlock):
+            await client.acquire("b")
+        cluster.refusals += [("acquire", why)] * 100
+        with pytest.raises(WaitTimeout):
+            await asyncio.create_task(client.acquire("c", wait=0.1))
+        cluster.refusals.clear()
 
 
 async def test_a_waiting_task_moves_to_the_new_session(cluster: FakeCluster) -> None:

@@ -156,6 +156,12 @@ class Session:
             raise state.not_taken()
         raise WaitTimeout("Another task of this client held the lock for the whole wait.")
 
+    def only(self, turn: Turn[Event]) -> bool:
+        """Whether this is the only turn that its owner has."""
+        state = self.state
+        with state.mutex:
+            return state.turns.only(turn)
+
     def give(self, turn: Turn[Event]) -> None:
         """Give a turn back, or leave the line."""
         state = self.state

@@ -114,6 +114,7 @@ class Turns(Generic[E]):
     def __init__(self) -> None:
         self._places: dict[str, _Place[E]] = {}
         self._waits: dict[Hashable, Turn[E]] = {}
+        self._had: dict[Hashable, int] = {}
 
     def take(self, turn: Turn[E]) -> bool:
         """Have the turn if nobody is in the way: no other owner, and nobody who waits for the same and came first."""
@@ -142,6 +143,10 @@ class Turns(Generic[E]):
                 self._wake(blocked_at)
             return
         places, owner = self._places, turn.owner
+        if self._had.get(owner, 0) > 1:
+            self._had[owner] -= 1
+        else:
+            self._had.pop(owner, None)
         for path, mode in turn.steps:
             place = places.get(path)
             if place is None:
@@ -166,6 +171,11 @@ class Turns(Generic[E]):
                     waiter.signal.set()
         self._places.clear()
         self._waits.clear()
+        self._had.clear()
+
+    def only(self, turn: Turn[E]) -> bool:
+        """Whether the owner has no other turn: then no circle of waits can really go through it."""
+        return self._had.get(turn.owner) == 1
 
     def _try(self, turn: Turn[E], *, queue: bool) -> bool:
         places = self._places
@@ -188,6 +198,7 @@ class Turns(Generic[E]):
                 place.owners[owner] = [mode]
             else:
                 modes.append(mode)
+        self._had[owner] = self._had.get(owner, 0) + 1
         turn.had = True
         turn.blocked_at = None
         return True

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from lockd_client._core.endpoints import parse_endpoints
+from lockd_client._core.endpoints import parse_endpoints, pause
 from lockd_client._core.requests import acquire_command, as_claims, seconds_to_nanos
 from lockd_client._core.window import NEVER
-from lockd_client._sync._backend import Mutex, check_scopes, current_owner
+from lockd_client._sync._backend import Mutex, check_scopes, current_owner, sleep
 from lockd_client._sync._cluster import Cluster, Locks, Sessions
 from lockd_client._sync._ledger import Ledger
 from lockd_client._sync._lock import Grant, LockRequest
@@ -17,7 +18,7 @@ from lockd_client._sync._rows import Rows, Transaction
 from lockd_client._sync._session import Session
 from lockd_client._sync._state import NotApplied
 from lockd_client._sync._transport import Transport
-from lockd_client.errors import ClientClosed, FencedError, Internal, LockHeld, UnknownOutcome
+from lockd_client.errors import ClientClosed, Deadlock, FencedError, Internal, LockHeld, UnknownOutcome, WaitTimeout
 from lockd_client.model import LockMode
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lockd.v1 import session_pb2
+    from lockd_client._core.turns import Turn
+    from lockd_client._sync._backend import Event
     from lockd_client.model import Claim, Guard, Tls
 
 CLOSE_LIMIT = 2.0
 """Seconds that closing may take."""
 RETIRED_SESSIONS = 4
 """Sessions that are over, kept because outcomes of theirs may be asked for."""
+DEADLOCK_RETRIES = 12
+"""How often an acquire asks again after a deadlock that it cannot be part of: about four seconds."""
 NEW_SESSIONS = 3
 """How often one call is taken over by a new session."""
 
@@ -215,8 +220,7 @@ class Client:
                     session.wait_for_turn(turn, wait, deadline)
                     if wait is not None:
                         wait = max(0.001, wait - (time.monotonic_ns() - begun) / 1e9)
-                command, size = acquire_command(claims, mode, wait, lock_delay)
-                request_id, reply = session.acquire(command, deadline, size)
+                request_id, reply = self._ask(session, turn, claims, mode, wait, lock_delay, deadline)
             except BaseException as error:
                 session.give(turn)
                 if isinstance(error, NotApplied) and attempt < NEW_SESSIONS - 1:
@@ -226,6 +230,37 @@ class Client:
             session.register(request_id, grant)
             return grant
         raise Internal("no session took the request")
+
+    def _ask(
+        self,
+        session: Session,
+        turn: Turn[Event],
+        claims: Sequence[str | Claim],
+        mode: LockMode,
+        wait: float | None,
+        lock_delay: float,
+        deadline: int,
+    ) -> tuple[int, session_pb2.StreamReply]:
+        """Ask the service for a lock, once it is this task's turn.
+
+        The service sees circles of sessions, and a session is all tasks of a client. A task that holds nothing else is in no circle: what
+        looks like one goes away as the others get on, so it asks again, a bounded number of times.
+        """
+        tries = 0
+        while True:
+            begun = time.monotonic_ns()
+            command, size = acquire_command(claims, mode, wait, lock_delay)
+            try:
+                return session.acquire(command, deadline, size)
+            except Deadlock:
+                tries += 1
+                if tries > DEADLOCK_RETRIES or not session.only(turn):
+                    raise
+            sleep(pause(tries, random.random()))  # noqa: S311 - spreads retries, guards nothing
+            if wait is not None:
+                wait -= (time.monotonic_ns() - begun) / 1e9
+                if wait <= 0:
+                    raise WaitTimeout("The lock was not granted within the wait.")
 
     def lock(
         self,
