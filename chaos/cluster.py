@@ -232,7 +232,7 @@ class Cluster:
         return answer
 
     async def wait_leader(self, timeout: float) -> bool:
-        """Wait until a majority of all nodes agrees on a leader that says so itself."""
+        """Wait until a majority of all nodes agrees on a leader that says so itself; False if none did in time, or no node runs."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while loop.time() < deadline:
@@ -241,6 +241,8 @@ class Cluster:
             leads = {a.id for a in answers if a is not None and a.role == "leader"}
             if any(votes.count(name) > len(self.names) // 2 for name in leads):
                 return True
+            if all(node.pid is None for node in self.nodes.values()):
+                return False
             await asyncio.sleep(0.1)
         return False
 

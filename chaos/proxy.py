@@ -16,9 +16,8 @@ import random
 import socket
 import struct
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 CLIENT: Final = "client"
@@ -54,32 +53,42 @@ def link(source: str, target: str) -> str:
     return f"{source}>{target}"
 
 
-_TABLES: Final = (
-    ("/proc/net/tcp", "0100007F:{:04X} 0100007F:{:04X} "),
-    ("/proc/net/tcp6", "0000000000000000FFFF00000100007F:{:04X} 0000000000000000FFFF00000100007F:{:04X} "),
-)
+_LOOPBACK: Final = socket.inet_aton("127.0.0.1") + bytes(12)
+_SOCK_DIAG: Final = 4
+_BY_FAMILY: Final = 20
+_NO_COOKIE: Final = 0xFFFFFFFF
 
 
-def owners(ends: Collection[tuple[int, int]], pids: Mapping[str, int]) -> dict[tuple[int, int], str]:
-    """Which node's process owns the far end of each loopback connection (its port, our port); those of no node are left out."""
-    wanted: dict[str, tuple[int, int]] = {}
-    for path, form in _TABLES:
-        with contextlib.suppress(OSError):
-            table = Path(path).read_text(encoding="ascii")
-            for pair in ends:
-                at = table.find(form.format(*pair))
-                if at >= 0:
-                    # After the two addresses: state, queues, timer, retransmits, uid, timeout, inode.
-                    wanted[f"socket:[{table[at : at + 250].split()[8]}]"] = pair
-    found: dict[tuple[int, int], str] = {}
+def _inode(far: int, near: int) -> int:
+    """The inode of the socket at port `far` of a loopback connection to port `near`; 0 if it is gone. Raises OSError.
+
+    One question to the kernel (sock_diag(7)); /proc/net/tcp would walk all connections of the machine.
+    """
+    ends = struct.pack(">HH", far, near) + _LOOPBACK + _LOOPBACK + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
+    question = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + ends
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as line:
+        line.settimeout(1.0)
+        line.send(struct.pack("=IHHII", 16 + len(question), _BY_FAMILY, 1, 1, 0) + question)
+        answer = line.recv(1 << 16)
+    if struct.unpack_from("=H", answer, 4)[0] != _BY_FAMILY:
+        return 0
+    return int(struct.unpack_from("=I", answer, 16 + 4 + 48 + 16)[0])
+
+
+def owner(far: int, near: int, pids: Mapping[str, int]) -> str:
+    """Which node's process opened the connection from port `far` to port `near` of loopback; CLIENT if none of them did."""
+    try:
+        wanted = f"socket:[{_inode(far, near)}]"
+    except OSError:
+        return CLIENT
     for name, pid in pids.items():
         with contextlib.suppress(OSError):
-            for entry in os.scandir(f"/proc/{pid}/fd"):
+            # Many names, each as short as can be: no objects for them.
+            for entry in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
                 with contextlib.suppress(OSError):
-                    place = os.readlink(entry.path)  # noqa: PTH115 - many, each as short as can be
-                    if place in wanted:
-                        found[wanted[place]] = name
-    return found
+                    if os.readlink(f"/proc/{pid}/fd/{entry}") == wanted:  # noqa: PTH115
+                        return name
+    return CLIENT
 
 
 class _Connection:
@@ -173,8 +182,6 @@ class Network:
         self._rules: dict[str, Rule] = {}
         self._changed = asyncio.Event()
         self._pids: dict[str, int] = {}
-        self._asked: dict[tuple[int, int], asyncio.Future[str]] = {}
-        self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Connection] = set()
@@ -188,29 +195,11 @@ class Network:
         while self.rule(name).cut:
             await self._changed.wait()
 
-    async def source(self, far: int, near: int) -> str:
-        """Who opened the connection from port `far` to our port `near`. One look at the system answers all who ask meanwhile."""
-        answer = self._asked.setdefault((far, near), asyncio.get_running_loop().create_future())
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look())
-        return await asyncio.shield(answer)
-
-    async def _look(self) -> None:
-        try:
-            while self._asked:
-                asked, self._asked = self._asked, {}
-                found = await asyncio.to_thread(owners, tuple(asked), dict(self._pids))
-                for pair, answer in asked.items():
-                    answer.set_result(found.get(pair, CLIENT))
-        finally:
-            self._looking = None
-
     async def listen(self, name: str, port: int, target: int) -> None:
         """Stand in front of a node's port. Raises OSError."""
 
-        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            peer = writer.get_extra_info("peername")
-            connection = _Connection(self, await self.source(peer[1], port) if peer else CLIENT, name, writer)
+        async def carry(source: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = _Connection(self, source, name, writer)
             self._connections.add(connection)
             try:
                 await connection.run(reader, target)
@@ -218,8 +207,10 @@ class Network:
                 self._connections.discard(connection)
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = writer.get_extra_info("peername")
+            source = owner(peer[1], port, self._pids) if peer else CLIENT
             # A task of our own, which may also be cancelled.
-            task = asyncio.create_task(carry(reader, writer))
+            task = asyncio.create_task(carry(source, reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

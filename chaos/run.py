@@ -116,6 +116,7 @@ async def _work(plan: Plan, workload: Workload, kinds: Sequence[type[Nemesis]], 
         await _break(plan, kinds, context, until)
         recorder.fault("heal", "note")
         await cluster.heal()
+        leads = await cluster.wait_leader(RECOVERY)
         await asyncio.sleep(CALM)
         context.stop.set()
         _, late = await asyncio.wait(clients, timeout=_LAST_CALLS)
@@ -125,7 +126,7 @@ async def _work(plan: Plan, workload: Workload, kinds: Sequence[type[Nemesis]], 
         failures = [e for e in await asyncio.gather(*clients, return_exceptions=True) if isinstance(e, Exception)]
         if failures:
             raise failures[0]
-        if await cluster.wait_leader(RECOVERY):
+        if leads:
             await _look(workload, recorder)
         else:
             recorder.fault("recovery", "note", f"no leader {RECOVERY:g} s after the heal: {await cluster.describe()}")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import grpc.aio
 
 from chaos.nemesis.base import Nemesis
 from lockd.v1 import cluster_pb2, cluster_pb2_grpc
+
+_BACK: Final = 10.0
+"""Seconds that restarted nodes get before the next strike."""
 
 
 class _Kill(Nemesis):
@@ -27,9 +31,10 @@ class _Kill(Nemesis):
         return ",".join(self._hit)
 
     async def end(self) -> None:
-        """Start them again."""
+        """Start them again, and wait until somebody leads: else the next strike would meet nodes that have not begun."""
         for name in self._hit:
             await self.world.cluster.start_node(name)
+        await self.world.cluster.wait_leader(_BACK)
 
 
 class KillOne(_Kill):

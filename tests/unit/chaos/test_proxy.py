@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from chaos.cluster import free_ports
-from chaos.proxy import CLIENT, Network, link, owners
+from chaos.proxy import CLIENT, Network, link, owner
 
 
 @asynccontextmanager
@@ -132,9 +132,10 @@ async def test_the_source_of_a_connection_is_the_process_that_opened_it() -> Non
     """Connections of a registered process are links of that node, all others are clients'."""
     async with echo() as (net, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        pair = (writer.get_extra_info("sockname")[1], port)
-        assert owners([pair], {"me": os.getpid(), "init": 1}) == {pair: "me"}
-        assert owners([pair], {"init": 1}) == {}
+        far = writer.get_extra_info("sockname")[1]
+        assert owner(far, port, {"init": 1, "me": os.getpid()}) == "me"
+        assert owner(far, port, {"init": 1}) == CLIENT
+        assert owner(far, 1, {"me": os.getpid()}) == CLIENT
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
         await net.obey({"pids": {"n2": os.getpid()}})
