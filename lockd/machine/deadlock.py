@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -40,34 +40,31 @@ _Edge: TypeAlias = tuple[Session, Waiter, Resource]
 
 def waits_for(table: HoldTable, session: Session) -> Iterator[_Edge | None]:
     """For whom the session waits, because of which of its requests. None stands for a look that found nothing."""
+    waiters = table.waiters
     for waiter in session.waits.values():
-        for place, lock in enumerate(waiter.locks):
-            key = waiter.keys[place]
+        for lock, key in zip(waiter.locks, waiter.keys, strict=True):
+            conflicts = CONFLICTS[key & 7] if key != POOL else 0
+            if conflicts & lock.mask:
+                for holding in lock.holders.values():
+                    other = holding.session
+                    yield (
+                        (other, waiter, lock.name)
+                        if other is not None and other is not session and conflicts >> holding.effective & 1
+                        else None
+                    )
+            # Ahead are those with smaller tickets in the same line or a like one, and before a newcomer all conversions.
+            for line_key in _keys(lock.waiting_mask & (conflicts | conflicts << NEW if key & NEW else conflicts)):
+                for ticket in lock.lines[line_key] if lock.lines is not None else ():
+                    if ticket >= waiter.ticket and (line_key ^ key) & NEW == 0:
+                        break
+                    other = waiters[ticket].session
+                    yield (other, waiter, lock.name) if other is not session else None
             if key == POOL:
-                yield from _before_in_pool(table, waiter, lock, waiter.needs[place].permits)
-            elif key:
-                yield from _before(table, waiter, lock, key)
+                yield from _before_in_pool(table, waiter, lock)
 
 
-def _before(table: HoldTable, waiter: Waiter, lock: Lock, key: int) -> Iterator[_Edge | None]:
-    conflicts, me = CONFLICTS[key & 7], waiter.session
-    if conflicts & lock.mask:
-        for holding in lock.holders.values():
-            other = holding.session
-            yield (other, waiter, lock.name) if other is not None and other is not me and conflicts >> holding.effective & 1 else None
-    for line_key, line in sorted((lock.lines or {}).items()):
-        if line_key == POOL or not conflicts >> (line_key & 7) & 1 or (line_key & NEW and not key & NEW):
-            continue
-        conversion_first = key & NEW and not line_key & NEW
-        for ticket in line:
-            if ticket >= waiter.ticket and not conversion_first:
-                break
-            other = table.waiters[ticket].session
-            yield (other, waiter, lock.name) if other is not me else None
-
-
-def _before_in_pool(table: HoldTable, waiter: Waiter, lock: Lock, permits: int) -> Iterator[_Edge | None]:
-    me, room = waiter.session, lock.limit - permits
+def _before_in_pool(table: HoldTable, waiter: Waiter, lock: Lock) -> Iterator[_Edge | None]:
+    me, room = waiter.session, lock.limit - waiter.permits_at(lock)
     for holding in lock.holders.values():
         other = holding.session
         yield (other, waiter, lock.name) if other is not None and other is not me and holding.permits > room else None
@@ -80,84 +77,82 @@ def _before_in_pool(table: HoldTable, waiter: Waiter, lock: Lock, permits: int) 
 
 def waited_for_by(table: HoldTable, session: Session) -> Iterator[_Edge | None]:
     """Who waits for the session: the same edges, from their other end."""
+    waiters = table.waiters
     for holding in session.holds.values():
         lock = holding.lock
         if not lock.waiting_mask:
             yield None
             continue
-        for key, line in sorted((lock.lines or {}).items()):
+        conflicts = CONFLICTS[holding.effective]
+        for line_key in _keys(lock.waiting_mask & (conflicts | conflicts << NEW)):
+            for ticket in lock.lines[line_key] if lock.lines is not None else ():
+                waiter = waiters[ticket]
+                yield (waiter.session, waiter, lock.name) if waiter.session is not session else None
+        if lock.waiting_mask >> POOL:
+            yield from _after_in_pool(table, session, lock, 0, holding.permits)
+    for own in session.waits.values():
+        for lock, key in zip(own.locks, own.keys, strict=True):
+            conflicts = CONFLICTS[key & 7] if key != POOL else 0
+            for line_key in _keys(lock.waiting_mask & (conflicts << NEW if key & NEW else conflicts | conflicts << NEW)):
+                line = lock.lines[line_key] if lock.lines is not None else []
+                for place in range(bisect_right(line, own.ticket) if (line_key ^ key) & NEW == 0 else 0, len(line)):
+                    waiter = waiters[line[place]]
+                    yield (waiter.session, waiter, lock.name) if waiter.session is not session else None
             if key == POOL:
-                yield from _after_in_pool(table, session, lock, line, holding.permits)
-            elif CONFLICTS[key & 7] >> holding.effective & 1:
-                yield from _others(table, session, lock, line)
-    for waiter in session.waits.values():
-        for place, lock in enumerate(waiter.locks):
-            key = waiter.keys[place]
-            if key == POOL:
-                line = [ticket for ticket in (lock.lines or {})[POOL] if ticket > waiter.ticket]
-                yield from _after_in_pool(table, session, lock, line, waiter.needs[place].permits)
-            elif key:
-                yield from _after(table, waiter, lock, key)
+                yield from _after_in_pool(table, session, lock, own.ticket, own.permits_at(lock))
 
 
-def _after(table: HoldTable, waiter: Waiter, lock: Lock, key: int) -> Iterator[_Edge | None]:
-    for line_key, line in sorted((lock.lines or {}).items()):
-        if line_key == POOL or not CONFLICTS[line_key & 7] >> (key & 7) & 1 or (key & NEW and not line_key & NEW):
-            continue
-        conversion_first = line_key & NEW and not key & NEW
-        start = 0 if conversion_first else bisect_right(line, waiter.ticket)
-        yield from _others(table, waiter.session, lock, line, start)
-
-
-def _others(table: HoldTable, session: Session, lock: Lock, line: list[int], start: int = 0) -> Iterator[_Edge | None]:
-    for place in range(start, len(line)):
+def _after_in_pool(table: HoldTable, session: Session, lock: Lock, after: int, permits: int) -> Iterator[_Edge | None]:
+    line = (lock.lines or {}).get(POOL, [])
+    for place in range(bisect_right(line, after), len(line)):
         waiter = table.waiters[line[place]]
-        yield (waiter.session, waiter, lock.name) if waiter.session is not session else None
-
-
-def _after_in_pool(table: HoldTable, session: Session, lock: Lock, line: list[int], permits: int) -> Iterator[_Edge | None]:
-    for ticket in line:
-        waiter = table.waiters[ticket]
         blocked = waiter.session is not session and waiter.permits_at(lock) + permits > lock.limit
         yield (waiter.session, waiter, lock.name) if blocked else None
+
+
+def _keys(bits: int) -> tuple[int, ...]:
+    """The places of the bits that are set, in ascending order."""
+    known = _KEYS.get(bits)
+    if known is None:
+        known = _KEYS[bits] = tuple([key for key in range(POOL) if bits >> key & 1])
+    return known
+
+
+_KEYS: dict[int, tuple[int, ...]] = {}
+"""What `_keys` has been asked: at most 2**15 answers, in practice a handful."""
 
 
 class _Search:
     """One direction of the search: breadth first, an edge at a time."""
 
-    __slots__ = ("_edges", "_frontier", "_table", "forward", "reached")
+    __slots__ = ("_edges", "_expand", "_frontier", "_origin", "_table", "reached")
 
-    def __init__(self, table: HoldTable, start: Session, *, forward: bool) -> None:
+    def __init__(self, table: HoldTable, start: Session, expand: Callable[[HoldTable, Session], Iterator[_Edge | None]]) -> None:
         self._table = table
-        self.forward = forward
-        self.reached: dict[int, tuple[Session, Waiter, Resource]] = {}
+        self._expand = expand
+        self.reached: dict[int, _Edge] = {}
         self._frontier: deque[Session] = deque()
-        self._edges = self._from(start)
-
-    def _from(self, session: Session) -> Iterator[tuple[Session, _Edge | None]]:
-        for edge in (waits_for if self.forward else waited_for_by)(self._table, session):
-            yield session, edge
+        self._origin = start
+        self._edges = expand(table, start)
 
     def step(self) -> Session | bool | None:
         """Look along one more edge: the session newly reached, None if there is none, False if nothing is left to look at."""
         while True:
-            found = next(self._edges, None)
-            if found is None:
-                if not self._frontier:
-                    return False
-                self._edges = self._from(self._frontier.popleft())
-                continue
-            origin, edge = found
-            if edge is None or edge[0].id in self.reached:
-                return None
-            self.reached[edge[0].id] = (origin, edge[1], edge[2])
-            self._frontier.append(edge[0])
-            return edge[0]
+            for edge in self._edges:
+                if edge is None or edge[0].id in self.reached:
+                    return None
+                self.reached[edge[0].id] = (self._origin, edge[1], edge[2])
+                self._frontier.append(edge[0])
+                return edge[0]
+            if not self._frontier:
+                return False
+            self._origin = self._frontier.popleft()
+            self._edges = self._expand(self._table, self._origin)
 
 
 def find_cycle(table: HoldTable, start: Session) -> list[Step] | None:
     """A cycle of the wait-for graph through `start`, beginning with one of its requests; None if there is none."""
-    onward, backward = _Search(table, start, forward=True), _Search(table, start, forward=False)
+    onward, backward = _Search(table, start, waits_for), _Search(table, start, waited_for_by)
     while True:
         for search, other in ((onward, backward), (backward, onward)):
             reached = search.step()
