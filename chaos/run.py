@@ -71,7 +71,7 @@ def _recovered(history: History) -> Judgement:
     """After the heal there is a leader, all replicas are in the same state, and every call had ended in time."""
     findings = [Finding("recovery", f.detail) for f in history.faults if f.name == "recovery"]
     findings += [Finding("overdue", f.detail) for f in history.faults if f.name == "overdue"]
-    hashes = {op.key: op.result for op in history.of("state hash") if op.ok and op.result}
+    hashes = {op.key: op.result for op in history.of("state_hash") if op.ok and op.result}
     same = convergence.check_equal(hashes)
     return judge("recovery", [*findings, *same.findings], replicas=len(hashes))
 
@@ -166,5 +166,5 @@ async def _look(workload: Workload, recorder: Recorder) -> None:
     if len(positions) == 1:
         for name, value in hashes.items():
             if value:
-                op = recorder.invoke("final", "state hash", name)
+                op = recorder.invoke("final", "state_hash", name)
                 recorder.complete(op, Outcome.OK, value)

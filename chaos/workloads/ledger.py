@@ -127,8 +127,8 @@ class BankWorkload(Workload):
         process = Process(self.context, "final")
         ids = list(range(FIRST_TRANSFER, next(self._ids)))
         everyone = [*range(1, ACCOUNTS + 1), SOURCE]
-        await process.call("final transfers", "bank", None, partial(self.insist, partial(found, ids=ids)), look=True, limit=60.0)
-        await process.call("final books", "bank", None, partial(self.insist, partial(books, ids=everyone)), look=True, limit=30.0)
+        await process.call("final_transfers", "bank", None, partial(self.insist, partial(found, ids=ids)), look=True, limit=60.0)
+        await process.call("final_books", "bank", None, partial(self.insist, partial(books, ids=everyone)), look=True, limit=30.0)
 
     @staticmethod
     def judge(history: History) -> list[Judgement]:
@@ -146,10 +146,10 @@ class BankWorkload(Workload):
         ]
         last = {op.kind: op.result for op in ops if op.kind.startswith("final") and op.ok}
         if len(last) == 2:
-            judgements.append(totals.check_applied(ops, last["final transfers"]))
-            judgements.append(totals.check_books({n: Books(*b) for n, b in last["final books"].items()}))
-            moved = [(o.args[0], o.args[1], o.args[2]) for o in ops if o.kind == "transfer" and o.key in last["final transfers"]]
-            final = {n: b[3] - b[1] for n, b in last["final books"].items() if n in opening}
+            judgements.append(totals.check_applied(ops, last["final_transfers"]))
+            judgements.append(totals.check_books({n: Books(*b) for n, b in last["final_books"].items()}))
+            moved = [(o.args[0], o.args[1], o.args[2]) for o in ops if o.kind == "transfer" and o.key in last["final_transfers"]]
+            final = {n: b[3] - b[1] for n, b in last["final_books"].items() if n in opening}
             judgements.append(totals.check_balances(opening, moved, final))
         return judgements
 
@@ -245,14 +245,14 @@ class TwoPhaseWorkload(Workload):
             transfer = Transfer(id=next(self._ids), pending_id=pending, flags=TransferFlags.VOID_PENDING_TRANSFER)
             await process.call("void", str(pending), None, partial(self.insist, partial(create, transfer=transfer)), show=str, limit=30.0)
         everyone = (1, 2)
-        await process.call("final books", "books", None, partial(self.insist, partial(books, ids=everyone)), look=True, limit=30.0)
+        await process.call("final_books", "books", None, partial(self.insist, partial(books, ids=everyone)), look=True, limit=30.0)
 
     @staticmethod
     def judge(history: History) -> list[Judgement]:
         """Linearizable, each pending transfer by itself; books."""
         ops = [o for o in history.ops if o.kind in ("pend", "post", "void", "~expire")]
         judgements = [linearizable.check(ops, TwoPhase()), totals.enough(ops, ("pend", "post", "void"), 5)]
-        for op in history.of("final books"):
+        for op in history.of("final_books"):
             if op.ok:
                 judgements.append(totals.check_books({n: Books(*b) for n, b in op.result.items()}))
                 judgements.append(_posted(ops, op))

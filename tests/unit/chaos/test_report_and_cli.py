@@ -99,7 +99,7 @@ def test_replicas_that_differ_are_a_violation() -> None:
     """Different hashes after the same index are divergence."""
     history = run_of(stale=False)
     last = [
-        Op(200 + i, "final", "state hash", f"n{i}", None, f"{h}@9", Outcome.OK, 9000 * MS + i, 9000 * MS + i) for i, h in enumerate("aab")
+        Op(200 + i, "final", "state_hash", f"n{i}", None, f"{h}@9", Outcome.OK, 9000 * MS + i, 9000 * MS + i) for i, h in enumerate("aab")
     ]
     verdicts = {j.checker: j.verdict for j in check_history(replace(history, ops=(*history.ops, *last)))}
     assert verdicts["recovery"] is Verdict.VIOLATION
