@@ -14,6 +14,7 @@ from lockd_client._async._rows import Rows, Transaction
 from lockd_client._async._session import Session
 from lockd_client._async._state import NotApplied
 from lockd_client._async._transport import Transport
+from lockd_client._async._watch import Watch, watch
 from lockd_client._core.endpoints import parse_endpoints, pause
 from lockd_client._core.requests import acquire_command, as_claims, seconds_to_nanos
 from lockd_client._core.window import NEVER
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lockd_client._async._backend import Event
     from lockd_client._core.turns import Turn
     from lockd_client.model import Claim, Guard, Tls
+    from lockd_client.watch_model import EventKind, Place, WatchFilter
 
 CLOSE_LIMIT = 2.0
 """Seconds that closing may take."""
@@ -336,6 +338,29 @@ class Client:
         raise UnknownOutcome(
             f"Request {request_id} can no longer be asked for: its session is over, or it is too old.",
             advice="Read the state to learn whether it was applied.",
+        )
+
+    def watch(
+        self,
+        *,
+        prefix: str = "",
+        kinds: Iterable[EventKind | str] = (),
+        topic: str = "",
+        filters: Iterable[WatchFilter] = (),
+        start_revision: int = 0,
+        after: Place | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Events in log order, without gap or duplicate, for ever; to be iterated over. Arguments and errors as in `watching.watch`."""
+        return watch(
+            self,
+            prefix=prefix,
+            kinds=kinds,
+            topic=topic,
+            filters=filters,
+            start_revision=start_revision,
+            after=after,
+            timeout=timeout,
         )
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from lockd_client._sync._rows import Rows, Transaction
 from lockd_client._sync._session import Session
 from lockd_client._sync._state import NotApplied
 from lockd_client._sync._transport import Transport
+from lockd_client._sync._watch import Watch, watch
 from lockd_client.errors import ClientClosed, Deadlock, FencedError, Internal, LockHeld, UnknownOutcome, WaitTimeout
 from lockd_client.model import LockMode
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lockd_client._core.turns import Turn
     from lockd_client._sync._backend import Event
     from lockd_client.model import Claim, Guard, Tls
+    from lockd_client.watch_model import EventKind, Place, WatchFilter
 
 CLOSE_LIMIT = 2.0
 """Seconds that closing may take."""
@@ -337,6 +339,29 @@ class Client:
         raise UnknownOutcome(
             f"Request {request_id} can no longer be asked for: its session is over, or it is too old.",
             advice="Read the state to learn whether it was applied.",
+        )
+
+    def watch(
+        self,
+        *,
+        prefix: str = "",
+        kinds: Iterable[EventKind | str] = (),
+        topic: str = "",
+        filters: Iterable[WatchFilter] = (),
+        start_revision: int = 0,
+        after: Place | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Events in log order, without gap or duplicate, for ever; to be iterated over. Arguments and errors as in `watching.watch`."""
+        return watch(
+            self,
+            prefix=prefix,
+            kinds=kinds,
+            topic=topic,
+            filters=filters,
+            start_revision=start_revision,
+            after=after,
+            timeout=timeout,
         )
 
     def close(self) -> None:
