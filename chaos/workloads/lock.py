@@ -14,9 +14,11 @@ from chaos.checkers.verdict import Judgement
 from chaos.history import History, Op, Outcome
 from chaos.models.lock import Lock, RwLock
 from chaos.workloads.base import TIMEOUT, Context, Process, Workload
-from lockd_client import Grant, LockMode
+from lockd_client import Grant, Guard, LockMode
 
 KEYS = 3
+_LATE = 0.25
+"""How often a writer comes too late."""
 
 
 def _held(error: lockd_client.LockdError) -> tuple[Outcome, Any] | None:
@@ -110,12 +112,22 @@ class LockWorkload(Workload):
             )
             fine = outcome is Outcome.OK
             until = max(now, until) if fine else now
+            if fine and word == "exclusive" and process.chance.random() < _LATE:
+                await self._late(process, key, Guard(grant.resource, token))
         if not fine or grant.lost is not None:
             # We end the session now: nobody has promised more than that.
             until = min(until, time.monotonic_ns())
             self._may_expire(name, key, word, until, [token, since, until])
             process.reborn()
             process.drop_client()
+
+    async def _late(self, process: Process, key: str, guard: Guard) -> None:
+        """As a client that was paused: a write with a token that is no longer good."""
+        await process.think(0.1)
+        client = await process.client()
+        if client is not None:
+            put = partial(client.rows.put, f"guarded/{key}", b"too late", guards=[guard])
+            await process.call("guarded", key, [guard.token], put, show=lambda _: True, expected=_fenced)
 
     async def _write(self, key: str, token: int) -> bool:
         return self._store.write(key, token, f"by {token}")
