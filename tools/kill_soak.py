@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -345,6 +346,9 @@ def main() -> int:
     options = parser.parse_args()
     sizes = [int(size) for size in options.nodes.split(",")]
     scratch = Path(tempfile.mkdtemp(prefix="kill-soak-"))
+    # Whoever ends this before its time shall find that in the output, and no nodes that are left running.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _: sys.exit(f"ENDED by signal {got}, nothing is shown (files kept in {scratch})"))
     results = {}
     loads = [os.getloadavg()[0]]
     try:

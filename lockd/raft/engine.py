@@ -39,7 +39,7 @@ from lockd.raft.transport import Transport
 
 __all__ = ["EngineConfig", "RaftEngine"]
 
-STALL_PERIOD = 0.2
+STALL_PERIOD = 0.1
 STALL = 0.05
 READ_RETRY = 0.01
 SNAPSHOT_RETRY = 0.1
