@@ -76,11 +76,14 @@ def _inode(far: int, near: int) -> int:
 
 
 def owner(far: int, near: int, pids: Mapping[str, int]) -> str:
-    """Which node's process opened the connection from port `far` to port `near` of loopback; CLIENT if none of them did."""
-    try:
-        wanted = f"socket:[{_inode(far, near)}]"
-    except OSError:
-        return CLIENT
+    """Which node's process opened the connection from port `far` to port `near` of loopback.
+
+    CLIENT if none of them did; empty if nobody holds the other end any more.
+    """
+    inode = _inode(far, near)
+    if inode == 0:
+        return ""
+    wanted = f"socket:[{inode}]"
     for name, pid in pids.items():
         with contextlib.suppress(OSError):
             # Many names, each as short as can be: no objects for them.
@@ -208,7 +211,11 @@ class Network:
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer = writer.get_extra_info("peername")
-            source = owner(peer[1], port, self._pids) if peer else CLIENT
+            source = owner(peer[1], port, self._pids) if peer else ""
+            if not source:
+                # Given up before we came to it: not worth anybody's time, least of all when there is little.
+                writer.transport.abort()
+                return
             # A task of our own, which may also be cancelled.
             task = asyncio.create_task(carry(source, reader, writer))
             self._tasks.add(task)
