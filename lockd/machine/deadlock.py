@@ -1,8 +1,11 @@
 """The wait-for graph, and cycles in it.
 
-Sessions are the nodes: one waits for another if one of its requests cannot be granted before the other gives something back or leaves a
-line. Semaphores count only where that is certain: where a session has so many permits that the request does not fit beside them.
-The search goes from both ends at once, an edge at a time: whom the session waits for, and who waits for it. It costs twice the smaller of
+A request waits for a session that holds what is in its way, and for a request ahead of it in line that conflicts with it. A session that
+has requests waiting can give nothing back before they go on: it waits for them. (Who waits in line for a request does not wait for all
+else that the session of that request waits for: of several tasks that share a session, one may well go on before the other.) Semaphores
+count only where that is certain: where permits that are out, or asked for ahead, leave no room however many others come back.
+
+The search goes from both ends at once, an edge at a time: what the request waits for, and who waits for it. It costs twice the smaller of
 the two neighbourhoods, which is next to nothing for the usual newcomer, behind whom nobody waits.
 """
 
@@ -25,58 +28,73 @@ if TYPE_CHECKING:
 
 POOL = NEW | PERMITS
 
+Node: TypeAlias = Session | Waiter
+_Edge: TypeAlias = tuple[Node, Resource | None]
+"""The node at the other end, and the resource because of which the one waits for the other; None between a session and its request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A request that waits for `resource`, because of the session of the next step."""
+    """A request that waits for `resource`, because of the session of the next step or of its request."""
 
     waiter: Waiter
     resource: Resource
 
 
-_Edge: TypeAlias = tuple[Session, Waiter, Resource]
-"""Another session, and the waiter and resource that tie it to this one."""
-
-
-def waits_for(table: HoldTable, session: Session) -> Iterator[_Edge | None]:
-    """For whom the session waits, because of which of its requests. None stands for a look that found nothing."""
-    waiters = table.waiters
-    for waiter in session.waits.values():
-        for lock, key in zip(waiter.locks, waiter.keys, strict=True):
-            conflicts = CONFLICTS[key & 7] if key != POOL else 0
-            if conflicts & lock.mask:
-                for holding in lock.holders.values():
-                    other = holding.session
-                    yield (
-                        (other, waiter, lock.name)
-                        if other is not None and other is not session and conflicts >> holding.effective & 1
-                        else None
-                    )
-            # Ahead are those with smaller tickets in the same line or a like one, and before a newcomer all conversions.
-            for line_key in _keys(lock.waiting_mask & (conflicts | conflicts << NEW if key & NEW else conflicts)):
-                for ticket in lock.lines[line_key] if lock.lines is not None else ():
-                    if ticket >= waiter.ticket and (line_key ^ key) & NEW == 0:
-                        break
-                    other = waiters[ticket].session
-                    yield (other, waiter, lock.name) if other is not session else None
-            if key == POOL:
-                yield from _before_in_pool(table, waiter, lock)
+def waits_for(table: HoldTable, node: Node) -> Iterator[_Edge | None]:
+    """What a node waits for. None stands for a look that found nothing."""
+    if isinstance(node, Session):
+        for waiter in node.waits.values():
+            yield waiter, None
+        return
+    waiters, session = table.waiters, node.session
+    for lock, key in zip(node.locks, node.keys, strict=True):
+        conflicts = CONFLICTS[key & 7] if key != POOL else 0
+        if conflicts & lock.mask:
+            for holding in lock.holders.values():
+                other = holding.session
+                yield (other, lock.name) if other is not None and other is not session and conflicts >> holding.effective & 1 else None
+        # Ahead are smaller tickets in lines of the same sort, and all conversions for a newcomer; NEW shifts to newcomers' lines.
+        for line_key in _keys(lock.waiting_mask & (conflicts | conflicts << NEW if key & NEW else conflicts)):
+            for ticket in lock.lines[line_key] if lock.lines is not None else ():
+                if ticket >= node.ticket and (line_key ^ key) & NEW == 0:
+                    break
+                yield (waiters[ticket], lock.name) if ticket != node.ticket else None
+        if key == POOL:
+            yield from _before_in_pool(table, node, lock)
 
 
 def _before_in_pool(table: HoldTable, waiter: Waiter, lock: Lock) -> Iterator[_Edge | None]:
     me, room = waiter.session, lock.limit - waiter.permits_at(lock)
     for holding in lock.holders.values():
         other = holding.session
-        yield (other, waiter, lock.name) if other is not None and other is not me and holding.permits > room else None
+        yield (other, lock.name) if other is not None and other is not me and holding.permits > room else None
     for ticket in (lock.lines or {}).get(POOL, ()):
         if ticket >= waiter.ticket:
             break
         ahead = table.waiters[ticket]
-        yield (ahead.session, waiter, lock.name) if ahead.session is not me and ahead.permits_at(lock) > room else None
+        yield (ahead, lock.name) if ahead.permits_at(lock) > room else None
 
 
-def waited_for_by(table: HoldTable, session: Session) -> Iterator[_Edge | None]:
-    """Who waits for the session: the same edges, from their other end."""
+def waited_for_by(table: HoldTable, node: Node) -> Iterator[_Edge | None]:
+    """What waits for a node: the same edges, from their other end."""
+    if isinstance(node, Session):
+        yield from _waits_for_holds(table, node)
+        return
+    yield node.session, None
+    waiters = table.waiters
+    for lock, key in zip(node.locks, node.keys, strict=True):
+        conflicts = CONFLICTS[key & 7] if key != POOL else 0
+        for line_key in _keys(lock.waiting_mask & (conflicts << NEW if key & NEW else conflicts | conflicts << NEW)):
+            line = lock.lines[line_key] if lock.lines is not None else []
+            for place in range(bisect_right(line, node.ticket) if (line_key ^ key) & NEW == 0 else 0, len(line)):
+                yield (waiters[line[place]], lock.name) if line[place] != node.ticket else None
+        if key == POOL:
+            for behind in _after_in_pool(table, lock, node.ticket, node.permits_at(lock)):
+                yield (behind, lock.name) if behind is not None else None
+
+
+def _waits_for_holds(table: HoldTable, session: Session) -> Iterator[_Edge | None]:
     waiters = table.waiters
     for holding in session.holds.values():
         lock = holding.lock
@@ -87,27 +105,17 @@ def waited_for_by(table: HoldTable, session: Session) -> Iterator[_Edge | None]:
         for line_key in _keys(lock.waiting_mask & (conflicts | conflicts << NEW)):
             for ticket in lock.lines[line_key] if lock.lines is not None else ():
                 waiter = waiters[ticket]
-                yield (waiter.session, waiter, lock.name) if waiter.session is not session else None
+                yield (waiter, lock.name) if waiter.session is not session else None
         if lock.waiting_mask >> POOL:
-            yield from _after_in_pool(table, session, lock, 0, holding.permits)
-    for own in session.waits.values():
-        for lock, key in zip(own.locks, own.keys, strict=True):
-            conflicts = CONFLICTS[key & 7] if key != POOL else 0
-            for line_key in _keys(lock.waiting_mask & (conflicts << NEW if key & NEW else conflicts | conflicts << NEW)):
-                line = lock.lines[line_key] if lock.lines is not None else []
-                for place in range(bisect_right(line, own.ticket) if (line_key ^ key) & NEW == 0 else 0, len(line)):
-                    waiter = waiters[line[place]]
-                    yield (waiter.session, waiter, lock.name) if waiter.session is not session else None
-            if key == POOL:
-                yield from _after_in_pool(table, session, lock, own.ticket, own.permits_at(lock))
+            for behind in _after_in_pool(table, lock, 0, holding.permits):
+                yield (behind, lock.name) if behind is not None and behind.session is not session else None
 
 
-def _after_in_pool(table: HoldTable, session: Session, lock: Lock, after: int, permits: int) -> Iterator[_Edge | None]:
+def _after_in_pool(table: HoldTable, lock: Lock, after: int, permits: int) -> Iterator[Waiter | None]:
     line = (lock.lines or {}).get(POOL, [])
     for place in range(bisect_right(line, after), len(line)):
         waiter = table.waiters[line[place]]
-        blocked = waiter.session is not session and waiter.permits_at(lock) + permits > lock.limit
-        yield (waiter.session, waiter, lock.name) if blocked else None
+        yield waiter if waiter.permits_at(lock) + permits > lock.limit else None
 
 
 def _keys(bits: int) -> tuple[int, ...]:
@@ -122,26 +130,31 @@ _KEYS: dict[int, tuple[int, ...]] = {}
 """What `_keys` has been asked: at most 2**15 answers, in practice a handful."""
 
 
+def _name(node: Node) -> int:
+    """Tells nodes apart: sessions have positive numbers, requests negative ones."""
+    return node.id if isinstance(node, Session) else -node.ticket
+
+
 class _Search:
-    """One direction of the search: breadth first, an edge at a time."""
+    """One direction of the search: breadth first, an edge at a time. `reached` has, for each node, the edge over which it was found."""
 
     __slots__ = ("_edges", "_expand", "_frontier", "_origin", "_table", "reached")
 
-    def __init__(self, table: HoldTable, start: Session, expand: Callable[[HoldTable, Session], Iterator[_Edge | None]]) -> None:
+    def __init__(self, table: HoldTable, start: Node, expand: Callable[[HoldTable, Node], Iterator[_Edge | None]]) -> None:
         self._table = table
         self._expand = expand
         self.reached: dict[int, _Edge] = {}
-        self._frontier: deque[Session] = deque()
+        self._frontier: deque[Node] = deque()
         self._origin = start
         self._edges = expand(table, start)
 
-    def step(self) -> Session | bool | None:
-        """Look along one more edge: the session newly reached, None if there is none, False if nothing is left to look at."""
+    def step(self) -> Node | bool | None:
+        """Look along one more edge: the node newly reached, None if there is none, False if nothing is left to look at."""
         while True:
             for edge in self._edges:
-                if edge is None or edge[0].id in self.reached:
+                if edge is None or _name(edge[0]) in self.reached:
                     return None
-                self.reached[edge[0].id] = (self._origin, edge[1], edge[2])
+                self.reached[_name(edge[0])] = (self._origin, edge[1])
                 self._frontier.append(edge[0])
                 return edge[0]
             if not self._frontier:
@@ -150,34 +163,33 @@ class _Search:
             self._edges = self._expand(self._table, self._origin)
 
 
-def find_cycle(table: HoldTable, start: Session) -> list[Step] | None:
-    """A cycle of the wait-for graph through `start`, beginning with one of its requests; None if there is none."""
+def find_cycle(table: HoldTable, start: Node) -> list[Step] | None:
+    """A cycle of the wait-for graph through `start`; None if there is none."""
     onward, backward = _Search(table, start, waits_for), _Search(table, start, waited_for_by)
     while True:
         for search, other in ((onward, backward), (backward, onward)):
             reached = search.step()
             if reached is False:
                 return None
-            if isinstance(reached, Session) and (reached is start or reached.id in other.reached):
+            if isinstance(reached, Session | Waiter) and (reached is start or _name(reached) in other.reached):
                 return _cycle(start, reached, onward, backward)
 
 
-def _cycle(start: Session, meeting: Session, onward: _Search, backward: _Search) -> list[Step]:
-    first: list[Step] = []
+def _cycle(start: Node, meeting: Node, onward: _Search, backward: _Search) -> list[Step]:
+    # Edges as (node that waits, resource), from the start to the meeting point ...
+    edges: list[_Edge] = []
     at = meeting
-    # From the meeting point back to the start along the edges that were followed onward ...
-    while meeting.id in onward.reached and (at is not start or not first):
-        origin, waiter, resource = onward.reached[at.id]
-        first.append(Step(waiter, resource))
-        at = origin
-    first.reverse()
-    if meeting is start and first:
-        return first
-    # ... and from it to the start along those that were followed backward.
-    rest: list[Step] = []
-    at = meeting
-    while at is not start or not rest:
-        target, waiter, resource = backward.reached[at.id]
-        rest.append(Step(waiter, resource))
-        at = target
-    return first + rest
+    while _name(meeting) in onward.reached and (at is not start or not edges):
+        at, resource = onward.reached[_name(at)]
+        edges.append((at, resource))
+    edges.reverse()
+    if meeting is not start or not edges:
+        # ... and on from there to the start along those that were followed backward.
+        at = meeting
+        while True:
+            target, resource = backward.reached[_name(at)]
+            edges.append((at, resource))
+            at = target
+            if at is start:
+                break
+    return [Step(node, resource) for node, resource in edges if isinstance(node, Waiter) and resource is not None]

@@ -136,7 +136,7 @@ class LockTable(EndTable):
         )
         self.join(waiter, needs.index(blocked))
         self.current, self.outcome = waiter, None
-        self.suspects[session.id] = session
+        self.suspects[waiter] = None
         self.settle()
         self.current = None
         return self.outcome

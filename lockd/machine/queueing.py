@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from lockd.machine import events, refusals
-from lockd.machine.deadlock import Step, find_cycle
+from lockd.machine.deadlock import Node, Step, find_cycle
 from lockd.machine.holds import NEW, PERMITS, Lock
 from lockd.machine.modes import SUPREMUM
 from lockd.machine.moment import Moment
@@ -33,7 +33,8 @@ class WaitTable(HoldTable):
         super().__init__(limits, moment)
         self._deadlines: list[tuple[Nanos, int]] = []
         self.stirred: deque[Waiter] = deque()
-        self.suspects: dict[int, Session] = {}
+        # Nodes of the wait-for graph through which the command in hand may have closed a cycle.
+        self.suspects: dict[Node, None] = {}
         # The waiter that the command in hand has just made: its outcome, if it is known at once, is the command's own result.
         self.current: Waiter | None = None
         self.outcome: Result | None = None
@@ -114,7 +115,7 @@ class WaitTable(HoldTable):
                 if waiter.locks[place] is lock and need.mode:
                     self._move(waiter, place, self._key(waiter, place))
         # What it now waits for, or holds, may close a cycle that was not there before.
-        self.suspects[session.id] = session
+        self.suspects[session] = None
 
     def _move(self, waiter: Waiter, place: int, key: int) -> None:
         old, lock = waiter.keys[place], waiter.locks[place]
@@ -128,6 +129,7 @@ class WaitTable(HoldTable):
             lock.enter(key, waiter.ticket)
         waiter.keys[place] = key
         self.stirred.append(waiter)
+        self.suspects[waiter] = None
         self.touch(lock)
 
     # --- looking again ---------------------------------------------------------------------------------------------------------
@@ -144,9 +146,10 @@ class WaitTable(HoldTable):
                 lock.dirty = False
                 self._wake(lock)
             else:
-                key, session = next(iter(self.suspects.items()))
-                if not (session.waits and self._break_cycle(session)):
-                    del self.suspects[key]
+                node = next(iter(self.suspects))
+                waiting = node.waits if isinstance(node, Session) else node.ticket in self.waiters
+                if not (waiting and self._break_cycle(node)):
+                    del self.suspects[node]
 
     def _wake(self, lock: Lock) -> None:
         """Look at those parked here, in the order of their tickets, each line up to the first who must still wait."""
@@ -219,9 +222,9 @@ class WaitTable(HoldTable):
             events.WaitTimedOut(moment.index, len(moment.events), session.id, session.owner, waiter.request_id, waiter.resources)
         )
 
-    def _break_cycle(self, session: Session) -> bool:
-        """Refuse the youngest request of a cycle through the session; False if there is no cycle."""
-        cycle = find_cycle(self, session)
+    def _break_cycle(self, node: Node) -> bool:
+        """Refuse the youngest request of a cycle through the node; False if there is no cycle."""
+        cycle = find_cycle(self, node)
         if cycle is None:
             return False
         victim = max([step.waiter for step in cycle], key=lambda waiter: waiter.ticket)

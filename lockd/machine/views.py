@@ -135,15 +135,13 @@ def _holder(holding: Holding, now: Nanos) -> HolderView:
 
 def wait_graph(machine: Machine) -> list[WaitEdgeView]:
     """Who waits for whom, by the waiters' order."""
-    sessions: dict[SessionId, None] = {}
-    for waiter in machine.locks.waiters.values():
-        sessions[waiter.session.id] = None
     edges: dict[WaitEdgeView, None] = {}
-    for session_id in sessions:
-        for edge in waits_for(machine.locks, machine.sessions.live[session_id]):
-            if edge is not None:
-                other, _, resource = edge
-                edges[WaitEdgeView(session_id, other.id, resource)] = None
+    for waiter in machine.locks.waiters.values():
+        for edge in waits_for(machine.locks, waiter):
+            if edge is not None and edge[1] is not None:
+                other = edge[0].session if isinstance(edge[0], Waiter) else edge[0]
+                if other is not waiter.session:
+                    edges[WaitEdgeView(waiter.session.id, other.id, edge[1])] = None
     return list(edges)
 
 

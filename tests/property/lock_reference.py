@@ -21,6 +21,10 @@ CONFLICTING = {
 COVERS = {IS: {IS}, IX: {IS, IX}, S: {IS, S}, U: {IS, S, U}, SIX: {IS, IX, S, U, SIX}, X: {IS, IX, S, U, SIX, X}}
 
 
+Node = tuple[str, int]
+"""A session by its id, or a request by its ticket."""
+
+
 def join(modes: set[int]) -> int:
     """The weakest mode that covers all of these; 0 for none."""
     if not modes:
@@ -163,51 +167,62 @@ class ReferenceLocks:
             return resource in waiter.fresh
         return other.ticket < waiter.ticket
 
-    def obstacles(self, waiter: RefWaiter) -> Iterator[tuple[int | None, str]]:
-        """Every (session, resource) that keeps the request waiting; None for the session of a ghost, or for permits that are out."""
+    def obstacles(self, waiter: RefWaiter) -> Iterator[tuple[Node | None, str]]:
+        """Every (session or request, resource) that keeps the request waiting; None for a ghost, or for permits that are out."""
         for resource in self.needs(waiter):
             target = self.target(waiter, resource)
             if not target:
                 continue
             for session in self.sessions():
                 if session != waiter.session and self.effective(session, resource) in CONFLICTING[target]:
-                    yield session, resource
+                    yield ("session", session), resource
             if self.ghost_modes(resource) & CONFLICTING[target]:
                 yield None, resource
             for other in self.waiters:
                 if other is not waiter and self.ahead(other, waiter, resource) and self.target(other, resource) in CONFLICTING[target]:
-                    yield other.session, resource
+                    yield ("request", other.ticket), resource
         for claim in waiter.claims:
             if claim.permits:
                 yield from self._permit_obstacles(waiter, claim)
 
-    def _permit_obstacles(self, waiter: RefWaiter, claim: RefClaim) -> Iterator[tuple[int | None, str]]:
+    def _permit_obstacles(self, waiter: RefWaiter, claim: RefClaim) -> Iterator[tuple[Node | None, str]]:
         before = [
-            (w.session, c.permits) for w in self.waiters for c in w.claims if c.resource == claim.resource and w.ticket < waiter.ticket
+            (w.ticket, c.permits) for w in self.waiters for c in w.claims if c.resource == claim.resource and w.ticket < waiter.ticket
         ]
         if self.used(claim.resource) + sum(permits for _, permits in before) + claim.permits > claim.limit:
             yield None, claim.resource
         out = [(s, sum(h.grants.values()) + sum(h.ungranted)) for (s, name), h in self.holds.items() if name == claim.resource]
-        for session, permits in out + before:
+        for session, permits in out:
             if session != waiter.session and permits + claim.permits > claim.limit:
-                yield session, claim.resource
+                yield ("session", session), claim.resource
+        for ticket, permits in before:
+            if permits + claim.permits > claim.limit:
+                yield ("request", ticket), claim.resource
 
     def grantable(self, waiter: RefWaiter) -> bool:
         """Whether nothing keeps the request waiting."""
         return waiter.session not in self.over and next(self.obstacles(waiter), None) is None
 
     def edges(self) -> set[tuple[int, int, str]]:
-        """The wait-for graph: (waiting session, session that it waits for, resource)."""
+        """The wait-for graph in terms of sessions: (waiting session, session that it waits for, resource)."""
+        owners = {("request", waiter.ticket): waiter.session for waiter in self.waiters}
         return {
-            (waiter.session, session, resource)
+            (waiter.session, owners.get(node, node[1]), resource)
             for waiter in self.waiters
-            for session, resource in self.obstacles(waiter)
-            if session is not None and session != waiter.session
+            for node, resource in self.obstacles(waiter)
+            if node is not None
         }
 
     def has_cycle(self) -> bool:
-        """Whether the wait-for graph has a cycle: whether something is left when all who wait for nobody have gone, again and again."""
-        edges = {(one, other) for one, other, _ in self.edges()}
+        """Whether the wait-for graph has a cycle: whether something is left when all who wait for nobody have gone, again and again.
+
+        A request waits for sessions that hold and for requests ahead; a session waits for its requests.
+        """
+        edges: set[tuple[Node, Node]] = set()
+        for waiter in self.waiters:
+            request = ("request", waiter.ticket)
+            edges.add((("session", waiter.session), request))
+            edges |= {(request, node) for node, _ in self.obstacles(waiter) if node is not None}
         while True:
             waiting = {one for one, _ in edges}
             left = {(one, other) for one, other in edges if other in waiting}

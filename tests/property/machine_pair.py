@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ class Pair:
         self.budget = expiries_per_entry
         self.learned = 0
         self.undone = (0, 0)
+        self.victims: deque[events.DeadlockResolved] = deque()
         self.last_token = 0
         self.expected: dict[tuple[int, int], str] = {}
 
@@ -47,7 +49,9 @@ class Pair:
         entry = c.LogEntry(self.now + elapsed, () if request is None else (request,), leader_term)
         self.learned = 0
         self.undone = (0, 0)
-        return self.machine.apply(self.index, entry)
+        applied = self.machine.apply(self.index, entry)
+        self.victims.extend([event for event in applied.events if isinstance(event, events.DeadlockResolved)])
+        return applied
 
     def _advance(self, applied: results.Applied, elapsed: int, *, reign: bool = False) -> None:
         before = self.now
@@ -79,8 +83,17 @@ class Pair:
         self._learn_tokens(applied, up_to_release=True)
 
     def _settle(self) -> None:
-        for waiter in self.reference.settle():
-            self.expected[waiter.session, waiter.request] = "granted"
+        reference = self.reference
+        while True:
+            for waiter in reference.settle():
+                self.expected[waiter.session, waiter.request] = "granted"
+            if not reference.has_cycle():
+                return
+            # Which of several cycles is broken first is the machine's choice; that it is one, and whom it refuses, is checked.
+            assert self.victims, "a cycle was left"
+            victim = self._check_victim(self.victims.popleft())
+            reference.waiters.remove(victim)
+            self.expected[victim.session, victim.request] = "DEADLOCK"
 
     def _end_session(self, session: int, *, lost: bool) -> None:
         reference = self.reference
@@ -107,7 +120,7 @@ class Pair:
 
     def _compare(self, applied: results.Applied, request: c.Request | None, said: str | None) -> None:
         """Both have carried out the entry; `said` is the reference's answer to the request, None if it waits."""
-        self._break_cycles(applied)
+        assert not self.victims, "somebody was refused who was in no cycle"
         own = None if request is None else (request.session, request.request_id)
         if own is not None:
             answer = self.expected.pop(own, None) if said is None else said
@@ -125,23 +138,17 @@ class Pair:
             self._learn_grant(request.session, request.request_id, applied.results[0])
         self._compare_states()
 
-    def _break_cycles(self, applied: results.Applied) -> None:
-        reference = self.reference
-        for event in applied.events:
-            if not isinstance(event, events.DeadlockResolved):
-                continue
-            steps = event.cycle
-            edges = reference.edges()
-            for (one, resource), (other, _) in zip(steps, [*steps[1:], steps[0]], strict=True):
-                assert (one, other, resource) in edges, (one, other, resource, edges)
-            victim = next(w for w in reference.waiters if (w.session, w.request) == (event.session, event.request_id))
-            for session, _ in steps:
-                oldest = min(waiter.ticket for waiter in reference.waiters if waiter.session == session)
-                assert oldest <= victim.ticket, "a younger request of the cycle was spared"
-            reference.waiters.remove(victim)
-            self.expected[victim.session, victim.request] = "DEADLOCK"
-            self._settle()
-        assert not reference.has_cycle(), "a cycle was left"
+    def _check_victim(self, event: events.DeadlockResolved) -> RefWaiter:
+        """The request that the machine refused, which is the youngest of a cycle that is there."""
+        reference, steps = self.reference, event.cycle
+        edges = reference.edges()
+        for (one, resource), (other, _) in zip(steps, [*steps[1:], steps[0]], strict=True):
+            assert (one, other, resource) in edges, (one, other, resource, edges)
+        victim = next(w for w in reference.waiters if (w.session, w.request) == (event.session, event.request_id))
+        for session, _ in steps:
+            oldest = min(waiter.ticket for waiter in reference.waiters if waiter.session == session)
+            assert oldest <= victim.ticket, "a younger request of the cycle was spared"
+        return victim
 
     def _learn_tokens(self, applied: results.Applied, *, up_to_release: bool = False) -> None:
         """Note the tokens of what has been granted; those of the time before the request are needed to judge the request."""
@@ -272,6 +279,7 @@ class Pair:
         if wait == 0:
             return "LOCK_HELD"
         reference.waiters.append(waiter)
+        self._settle()
         return None
 
     def convert(self, elapsed: int, session: int, resource: str, mode: int, wait: int) -> None:

@@ -121,6 +121,34 @@ def test_no_cycle_no_victim() -> None:
         assert rig.done() == {(f"s{number - 1}", 2): "granted"}
 
 
+def test_tasks_that_share_a_session_queue_like_others() -> None:
+    """Two tasks of bob's session and one of cid's want ann's lock, bob's around cid's: a queue, not a cycle, though sessions alternate."""
+    rig = Rig()
+    for name in ("ann", "bob", "cid"):
+        rig.open(name)
+    token = rig.token("ann", "a")
+    first = rig.wait("bob", "a")
+    rig.wait("cid", "a")
+    second = rig.wait("bob", "a")
+    rig.ask("ann", c.Release((guard("a", token),)))
+    assert rig.done() == {("bob", first): "granted", ("bob", second): "granted"}, "taken again by who has it"
+    token = rig.machine.sessions.live[rig.names["bob"]].holds[Resource("a")].token
+    rig.ask("bob", c.Release((guard("a", token), guard("a", token))))
+    assert rig.done() == {("cid", 1): "granted"}
+
+
+def test_a_line_of_ones_own_can_be_part_of_a_cycle() -> None:
+    """Bob waits for a and b, then again for a; cid, who holds b, stands behind bob's second request alone: nobody could go on."""
+    rig = Rig()
+    for name in ("ann", "bob", "cid"):
+        rig.open(name)
+    rig.token("ann", "z")
+    rig.token("cid", "b")
+    assert rig.ask("bob", c.Acquire((claim("a", S), claim("b", X)), FOREVER)) is None
+    assert rig.ask("bob", c.Acquire((claim("a", X), claim("z", X)), FOREVER)) is None
+    assert rig.refusal("cid", acquire("a", mode=S, wait=FOREVER)) == DEADLOCK
+
+
 def test_a_semaphore_makes_a_cycle_only_where_it_must() -> None:
     """Ann has 2 of 3 permits. Bob's request for 2 cannot fit beside hers: a cycle. His request for 1 might: no cycle."""
     rig = Rig()
