@@ -2,6 +2,10 @@
 
 Everything that can be refused is refused first. The ledger comes last of these, since it can only try by doing: all transfers of the branch
 run as one linked chain, of which either every one is created or none. After it nothing can fail.
+
+The chain shows: transfers posted by a transaction are stored with the flag LINKED, all but the last. And a chain that is refused leaves in
+the ledger what every refused batch leaves there: its timestamps are used, and an id that failed for the moment only (EXCEEDS_CREDITS and
+the like) is spent, as ledger.md has it; a new attempt needs a new transfer id.
 """
 
 from __future__ import annotations
