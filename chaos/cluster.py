@@ -146,7 +146,7 @@ class Cluster:
 
     async def _first_leader(self) -> None:
         if not await self.wait_leader(_START):
-            raise CannotRunError(f"no leader within {_START:g} s\n" + "\n".join(f"--- {n}\n{v.log()}" for n, v in self.nodes.items()))
+            raise CannotRunError(f"no leader within {_START:g} s\n" + "\n".join(f"--- {n}\n{v.log(3)}" for n, v in self.nodes.items()))
 
     async def stop(self) -> None:
         """End everything. Idempotent."""

@@ -78,12 +78,12 @@ def _recovered(history: History) -> Judgement:
 
 async def run(plan: Plan, directory: Path) -> Result:
     """Run it; logs, data and `history.jsonl` go to `directory`. Raises CannotRunError, ValueError."""
-    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     if plan.mode != "processes":
         raise CannotRunError(f"mode {plan.mode} is not there: this build runs processes behind the fault proxy only")
     kinds = find_nemeses(list(plan.nemesis))
     workload_kind = find_workload(plan.workload)
     check_machine(kinds)
+    await asyncio.to_thread(_fresh, directory)
     settings: dict[str, Any] = {"engine": plan.engine}
     for kind in kinds:
         settings |= kind.settings
@@ -101,6 +101,13 @@ async def run(plan: Plan, directory: Path) -> Result:
             await _work(plan, workload_kind(context), kinds, recorder)
     history = read(path)
     return Result(history, await asyncio.to_thread(check_history, history), path)
+
+
+def _fresh(directory: Path) -> None:
+    """Data of another run would be another cluster's. Raises CannotRunError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise CannotRunError(f"{directory} is not empty: a run needs a directory of its own")
 
 
 async def _work(plan: Plan, workload: Workload, kinds: Sequence[type[Nemesis]], recorder: Recorder) -> None:

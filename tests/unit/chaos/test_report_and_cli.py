@@ -124,6 +124,14 @@ def test_what_cannot_run_says_so(arguments: list[str], tmp_path: Path, capsys: p
     assert "could not run" in capsys.readouterr().err
 
 
+def test_a_used_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data of an earlier run is neither mixed in nor overwritten."""
+    (tmp_path / "history.jsonl").write_text("old")
+    assert main(["run", "--workload", "lock", "--out", str(tmp_path)]) == 3
+    assert "not empty" in capsys.readouterr().err
+    assert (tmp_path / "history.jsonl").read_text() == "old"
+
+
 def test_nemeses_are_found_by_name() -> None:
     """Names by commas; "none" is nobody."""
     assert [k.name for k in find(["kill-one", "none", "transfer"])] == ["kill-one", "transfer"]
