@@ -3,7 +3,8 @@
     python tools/soak.py --seeds 100000 --jobs 2 --report docs/reports/sim-soak.md
     python tools/soak.py --start 100000 --seeds 100000 --jobs 2
 
-Stops at the first history that breaks a promise, with its minimised transcript. The report says what was run, not where or when.
+Stops at the first history that breaks a promise, with its minimised transcript. The report says what was run, not where or when. If it is
+ended from outside (SIGTERM, SIGINT, SIGHUP) it says so, and reports the histories until then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
+import signal
 import sys
 import time
 from collections import Counter
@@ -50,15 +52,37 @@ def _chunks(start: int, seeds: int) -> Iterator[tuple[int, int]]:
         yield first, min(CHUNK, start + seeds - first)
 
 
+class EndedError(BaseException):
+    """Somebody wants this process to end."""
+
+
+def _end(number: int, _frame: object) -> None:
+    raise EndedError(signal.Signals(number).name)
+
+
+def _leave_signals_to_the_parent() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def soak(start: int, seeds: int, jobs: int) -> tuple[Counter[str], int | None]:
-    """Run all seeds; stops at the first failure."""
+    """Run seeds in order; stops at the first failure, or when a signal says so: the histories until then are counted."""
     total: Counter[str] = Counter()
     began = shown = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=40) as pool:
-        for statistics, failed in pool.imap_unordered(_star, _chunks(start, seeds)):
+    with multiprocessing.get_context("spawn").Pool(jobs, _leave_signals_to_the_parent, maxtasksperchild=40) as pool:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _end)
+        results = pool.imap(_star, _chunks(start, seeds))
+        while True:
+            try:
+                statistics, failed = next(results)
+            except StopIteration:
+                break
+            except EndedError as ended:
+                print(f"ended by {ended} after {total['histories']} histories", flush=True)
+                break
             total.update(statistics)
             if failed is not None:
-                pool.terminate()
                 return total, failed
             now = time.monotonic()
             if now - shown > 10:
@@ -68,12 +92,13 @@ def soak(start: int, seeds: int, jobs: int) -> tuple[Counter[str], int | None]:
     return total, None
 
 
-def page(start: int, seeds: int, total: Counter[str]) -> str:
+def page(start: int, total: Counter[str]) -> str:
     """The report: facts of the runs, the same on every machine."""
+    seeds = total["histories"]
     lines = [
         "# Soak of the simulation",
         "",
-        f"Seeds {start} to {start + seeds - 1}: {total['histories']} histories, no promise broken.",
+        f"Seeds {start} to {start + seeds - 1}: {seeds} histories, no promise broken.",
         f"Again: `python tools/soak.py --start {start} --seeds {seeds} --jobs 2 --report docs/reports/sim-soak.md`.",
         "",
         "| what the histories went through | count |",
@@ -112,10 +137,10 @@ def main() -> int:
             return 2
         print(report(minimise(outcome.plan, outcome.failure)))
         return 1
-    print(page(options.start, options.seeds, total))
+    print(page(options.start, total))
     if options.report is not None:
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(page(options.start, options.seeds, total))
+        options.report.write_text(page(options.start, total))
     return 0
 
 
